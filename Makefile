@@ -1,0 +1,30 @@
+# Python 3.11 or newer, make and gcc are all that must be there before.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo test fast lint clean
+
+demo: $(READY)
+	$(PY) -m experiments.demo
+
+test: $(READY) lint
+	$(PY) -m pytest -n 2
+
+fast: $(READY)
+	$(PY) -m pytest -n 2 -m fast
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+# Reinstalled only when what is asked for has changed, so that a second call starts at once.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mecq_jax needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[experiments,tensorboard,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Training runs that use mecq_jax: data, augmentation, run folders and plots."""

@@ -1,0 +1,130 @@
+"""A run's configuration: one frozen data class, one Python file a run, any field from the command line."""
+
+import ast
+import dataclasses
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+
+from mecq_jax import LSQ, MEC, STE, Newton, PerBlock, PerChannel, PerTensor
+from mecq_jax.quantizer import Quantizer
+
+METHODS = ("mec", "lsq", "ste")
+GROUPS = ("tensor", "channel", "block")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that defines a run.
+
+    Data: `dataset` (see data.CLASSES), `data_dir`, `train_size` (None: all), `downscale` (mean over d x d pixels),
+    `augment` (augment.KINDS) with `pad` pixels.
+    Model: `model` (models.MODELS), `width`.
+    Quantizer: `method`, `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights), `gradient`,
+    `codebook`, `newton_steps` a training step.
+    Recipe: epochs of each phase (a method other than 'mec' spends the hard epochs in its ordinary training), `batch`,
+    `optimizer` ('adam' or 'sgd' with momentum 0.9), peak learning rates, cosine to 0 over each of float and quantized
+    training, `weight_decay` on float weights, epsilon from `epsilon_start` to `epsilon_end` (relative to var(w)) over
+    `epsilon_hold` of the soft phase, `entropy_weight` lambda (risen linearly over the soft phase).
+    `float_run`: a finished run's folder to take float weights from, instead of training them.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    train_size: int | None = None
+    downscale: int = 1
+    augment: str = "none"
+    pad: int = 4
+    model: str = "cnn"
+    width: int = 16
+    method: str = "mec"
+    k: int = 4
+    groups: str = "tensor"
+    block: int = 64
+    gradient: str = "mirror"
+    codebook: str = "lloyd_max"
+    newton_steps: int = 2
+    float_run: str | None = None
+    float_epochs: int = 10
+    soft_epochs: int = 8
+    hard_epochs: int = 2
+    batch: int = 128
+    optimizer: str = "adam"
+    float_learning_rate: float = 2e-3
+    learning_rate: float = 2e-3
+    levels_learning_rate: float = 2e-4
+    weight_decay: float = 0.0
+    epsilon_start: float = 0.3
+    epsilon_end: float = 0.01
+    epsilon_hold: float = 0.9
+    entropy_weight: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, allowed in (("method", METHODS), ("groups", GROUPS), ("optimizer", ("adam", "sgd"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {allowed}")
+        for name in ("batch", "width", "downscale", "newton_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 1")
+        for name in ("float_epochs", "soft_epochs", "hard_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 0")
+        self.quantizer()
+
+    def quantizer(self) -> Quantizer:
+        """The quantizer that the fields describe."""
+        granularity = {"tensor": PerTensor(), "channel": PerChannel(), "block": PerBlock(self.block)}[self.groups]
+        if self.method == "lsq":
+            return LSQ(k=self.k, granularity=granularity)
+        if self.method == "ste":
+            return STE(k=self.k, granularity=granularity)
+        return MEC(
+            k=self.k,
+            granularity=granularity,
+            codebook=self.codebook,
+            solver=Newton(max_iterations=self.newton_steps, tolerance=None),
+            gradient=self.gradient,  # type: ignore[arg-type]
+        )
+
+
+def load(path: str | Path) -> Config:
+    """The `config` that a config file defines."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file {path}; the ones that come along are in experiments/configs/")
+    found = runpy.run_path(str(path)).get("config")
+    if not isinstance(found, Config):
+        raise ValueError(f"{path} must define config = Config(...), it defines {found!r}")
+    return found
+
+
+def override(config: Config, arguments: Sequence[str]) -> Config:
+    """`config` with fields replaced by '--field=value' arguments; an unknown field or a wrong type is refused."""
+    fields = {f.name: f for f in dataclasses.fields(Config)}
+    changes = {}
+    for argument in arguments:
+        name, equals, text = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not equals:
+            raise ValueError(f"argument {argument!r}: write --field=value")
+        if name not in fields:
+            raise ValueError(f"unknown field {name!r}; the fields are {', '.join(fields)}")
+        changes[name] = _parse(name, str(fields[name].type), text)
+    return dataclasses.replace(config, **changes)
+
+
+def _parse(name: str, kind: str, text: str):
+    kinds = [k.strip() for k in kind.replace("<class '", "").replace("'>", "").split("|")]
+    if "None" in kinds and text == "None":
+        return None
+    if "str" in kinds:
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if "float" in kinds and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if "int" in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"{name} = {text!r} is not of type {' or '.join(kinds)}")

@@ -1,0 +1,146 @@
+"""Figures of a run, drawn with Matplotlib's objects on the Agg canvas: no display, no global state."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800")
+_CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW)
+_BINS = 120
+
+
+def levels_over_training(path: str | os.PathLike, steps: np.ndarray, levels: np.ndarray,
+                         weights_before: np.ndarray, weights_after: np.ndarray, title: str) -> None:
+    """Left, each level's way through training; right, the weights at start and end with the final levels.
+
+    path: PNG file to write.
+    steps: [T] train steps.
+    levels: [T, k] the k levels of one group at each of the steps.
+    weights_before, weights_after: [n] the group's weights.
+    title: of the whole figure.
+    """
+    steps, levels = np.asarray(steps), np.asarray(levels)
+    if levels.ndim != 2 or levels.shape[0] != len(steps):
+        raise ValueError(f"levels has shape {levels.shape}, must be [{len(steps)}, k]; give a row per step")
+    figure, (left, right) = _panels(1, 2, title, width=11, height=4.2)
+    colours = _level_colours(levels.shape[1])
+    for trajectory, colour in zip(levels.T, colours, strict=True):
+        left.plot(steps, trajectory, color=colour, linewidth=1.6)
+    _label(left, "Levels", "train step", "level (weight units)")
+    both = np.concatenate([np.ravel(weights_before), np.ravel(weights_after), levels[-1]])
+    spread = (float(both.min()), float(both.max()))
+    right.hist(np.ravel(weights_before), bins=_BINS, range=spread, color=SKY, alpha=0.55, label="start")
+    right.hist(np.ravel(weights_after), bins=_BINS, range=spread, color=ORANGE, alpha=0.65, label="end")
+    for index, (level, colour) in enumerate(zip(levels[-1], colours, strict=True)):
+        right.axvline(level, color=colour, linewidth=1.3, linestyle="--",
+                      label="final levels" if index == 0 else None)
+    right.set_yscale("log")
+    _label(right, "Weights", "weight", "weights per bin (count, log scale)")
+    right.legend(frameon=False)
+    _save(figure, path)
+
+
+def entropy_and_epsilon(path: str | os.PathLike, steps: np.ndarray, entropy: np.ndarray, epsilon: np.ndarray,
+                        marks: Mapping[str, int], unit: str = "nats") -> None:
+    """The assignments' entropy (left axis) and epsilon (right axis, logarithmic) over training.
+
+    path: PNG file to write.
+    steps, entropy, epsilon: [T] each; an epsilon of 0 is not drawn.
+    marks: name of a phase -> the train step at which it begins, drawn as vertical lines.
+    unit: of the entropy.
+    """
+    figure, (axis,) = _panels(1, 1, "Entropy of the assignments and epsilon", width=8, height=4.6)
+    epsilon = np.asarray(epsilon, float)
+    lines = axis.plot(steps, entropy, color=BLUE, label="entropy")
+    _label(axis, "", "train step", f"mean entropy per weight ({unit})")
+    axis.yaxis.label.set_color(BLUE)
+    twin = axis.twinx()
+    positive = np.where(epsilon > 0, epsilon, np.nan)
+    lines += twin.plot(steps, positive, color=RED, linestyle="--", label="epsilon")
+    if np.any(epsilon > 0):
+        twin.set_yscale("log")
+    twin.set_ylabel("epsilon (cost units, log scale)", color=RED)
+    for name, step in marks.items():
+        axis.axvline(step, color="0.4", linestyle=":", linewidth=1.2)
+        axis.annotate(name, (step, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -4), fontsize=8,
+                      textcoords="offset points", rotation=90, va="top", ha="left", color="0.3")
+    axis.legend(handles=lines, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
+    _save(figure, path)
+
+
+def assignment_curves(path: str | os.PathLike,
+                      curves: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], title: str) -> None:
+    """A column of two panels per curve: each level's probability, and the soft weight, against the weight.
+
+    path: PNG file to write.
+    curves: (label, w_grid [m], p [m, k], soft [m]) each, usually one per epsilon.
+    title: of the whole figure.
+    """
+    if not curves:
+        raise ValueError("curves has 0 entries, must have at least 1; pass (label, w_grid, p, soft) for each")
+    columns = len(curves)
+    figure, axes = _panels(2, columns, title, width=max(5.0, 3.4 * columns), height=6)
+    for column, (label, grid, p, soft) in enumerate(curves):
+        top, bottom = axes[column], axes[columns + column]
+        p = np.asarray(p)
+        for j, colour in enumerate(_level_colours(p.shape[1])):
+            top.plot(grid, p[:, j], color=colour, linewidth=1.6)
+        top.set_ylim(-0.03, 1.03)
+        _label(top, label, "weight w", "probability $p_j(w)$" if column == 0 else "")
+        bottom.plot(grid, grid, color="0.6", linestyle="--", linewidth=1, label="w")
+        bottom.plot(grid, soft, color=BLUE, linewidth=1.8, label="soft weight")
+        _label(bottom, "", "weight w", "soft weight ŵ(w)" if column == 0 else "")
+    axes[columns].legend(frameon=False)
+    _save(figure, path)
+
+
+def accuracy(path: str | os.PathLike, series: Mapping[str, tuple[np.ndarray, np.ndarray]],
+             title: str = "Test accuracy") -> None:
+    """Test accuracy over training, a line per run.
+
+    path: PNG file to write.
+    series: name -> (steps [T], accuracy [T] as fractions from 0 to 1).
+    title: of the figure.
+    """
+    figure, (axis,) = _panels(1, 1, title, width=7.5, height=4.6)
+    for index, (name, (x, y)) in enumerate(series.items()):
+        style = ("-", "--", ":", "-.")[index // len(_CYCLE) % 4]
+        axis.plot(x, 100 * np.asarray(y, float), color=_CYCLE[index % len(_CYCLE)], linestyle=style,
+                  marker="o" if len(x) < 30 else None, markersize=3.5, label=name)
+    _label(axis, "", "train step", "test accuracy (%)")
+    if series:
+        axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def _panels(rows: int, columns: int, title: str, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of width x height inches and its axes, row by row."""
+    figure = Figure(figsize=(width, height), dpi=130)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def _label(axis: Axes, title: str, x: str, y: str) -> None:
+    axis.set_title(title, fontsize=11)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(True, alpha=0.25)
+
+
+def _level_colours(count: int) -> list[tuple[float, ...]]:
+    """A colour per level, lowest to highest, the same in every figure with as many levels."""
+    return [tuple(c) for c in matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, count))]
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, format="png")

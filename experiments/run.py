@@ -1,0 +1,240 @@
+"""One run: float, soft and hard phases of a config, resumable at every epoch, ending in a packed artifact."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import checkpoint, data
+from experiments.classify import Task, make_task
+from experiments.config import Config
+from experiments.runfolder import RunFolder
+from mecq_jax import artifact, reader, rules, tree
+from mecq_jax.hardening import harden_tree
+from mecq_jax.report import Report, make_report
+from mecq_jax.rules import Plan, flatten
+from mecq_jax.training import Trainer, TrainState, geometric, optimizers
+
+Progress = Callable[[str, int, int], None]  # (what, done, of)
+
+
+class Result(NamedTuple):
+    """What a run ended with; accuracies are shares of the test set at the last epoch."""
+
+    folder: Path
+    float_accuracy: float
+    soft_accuracy: float
+    hard_accuracy: float
+    report: Report
+
+
+@dataclasses.dataclass
+class Session:
+    """A task with its data on the device, its run folder and who is told of progress."""
+
+    task: Task
+    folder: RunFolder
+    progress: Progress
+    trace: Callable[[TrainState, Trainer], None] = lambda state, trainer: None
+
+    def __post_init__(self):
+        dataset = self.task.dataset
+        self.images, self.labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
+        self.steps_per_epoch = len(dataset.train_labels) // self.task.config.batch
+
+    def jit_step(self, step: Callable) -> Callable:
+        """`step` on batches gathered from the device's copy of the data, inside the jitted function."""
+        # Python loops over this: convolutions inside lax.scan are many times slower on CPU.
+        compiled = jax.jit(
+            lambda state, images, labels, rows: step(state, {"image": images[rows], "label": labels[rows]}),
+            donate_argnums=0,
+        )
+        return lambda state, rows: compiled(state, self.images, self.labels, rows)
+
+    def epoch_rows(self, epoch: int) -> Iterator[np.ndarray]:
+        """Row numbers of each batch of this epoch; a pure function of the seed and the epoch."""
+        config = self.task.config
+        yield from data.epoch_indices(config.seed, epoch, len(self.task.dataset.train_labels), config.batch)
+
+
+def make_optimizer(config: Config, steps: int, peak: float) -> optax.GradientTransformation:
+    """Weights with decay, levels without and at their own rate; both cosine from their peak to 0 over `steps`."""
+
+    def one(rate: float, decay: float) -> optax.GradientTransformation:
+        schedule = optax.cosine_decay_schedule(rate, max(steps, 1))
+        if config.optimizer == "adam":
+            return optax.adamw(schedule, weight_decay=decay)
+        return optax.chain(optax.add_decayed_weights(decay), optax.sgd(schedule, momentum=0.9, nesterov=True))
+
+    return optimizers(one(peak, config.weight_decay), one(config.levels_learning_rate, 0.0))
+
+
+def run(
+    config: Config,
+    root: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = lambda *_: None,
+    task: Task | None = None,
+    trace: Callable[[TrainState, Trainer], None] = lambda *_: None,
+) -> Result:
+    """Train as `config` says in the folder `root`; with `resume`, go on from its last checkpoint."""
+    task = task or make_task(config)
+    if task.config != config:
+        task = dataclasses.replace(task, config=config)
+    with RunFolder(root, dataclasses.asdict(config), resume=resume) as folder:
+        session = Session(task, folder, progress, trace)
+        params, model_state = _float_phase(session, resume)
+        float_accuracy = task.accuracy(params, model_state)
+        return _quantized_phases(session, params, model_state, float_accuracy, resume)
+
+
+def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
+    """Float weights: from another run's folder, from this one's float.safetensors, or trained."""
+    task, config = session.task, session.task.config
+    path = session.folder.root / "float.safetensors"
+    source = Path(config.float_run) / "float.safetensors" if config.float_run else path
+    if config.float_run and not source.is_file():
+        raise FileNotFoundError(f"float_run = {config.float_run!r} holds no float.safetensors; finish that run first")
+    if config.float_run or (resume and path.is_file()):
+        return _unflatten(reader.read_dense(source), task)
+    steps = config.float_epochs * session.steps_per_epoch
+    trainer = Trainer(
+        plan=Plan({}, {}),
+        loss_fn=task.loss_fn,
+        optimizer=make_optimizer(config, steps, config.float_learning_rate),
+        epsilon=optax.constant_schedule(0.0),
+        entropy_weight=optax.constant_schedule(0.0),
+    )
+    state = trainer.init(_copy(task.params), {}, {}, _copy(task.model_state), jax.random.key(config.seed))
+    evaluate = {"float": lambda s: (s.params, s.model_state)}
+    phases = [("float", trainer.float_step, config.float_epochs)]
+    state = _epochs(session, state, phases, trainer, evaluate, resume, 0)
+    artifact.save(path, _named(state.params, state.model_state))
+    return state.params, state.model_state
+
+
+def _quantized_phases(
+    session: Session, params: Any, model_state: Any, float_accuracy: float, resume: bool
+) -> Result:
+    task, config = session.task, session.task.config
+    quantizer = config.quantizer()
+    plan, quant, quant_state = tree.quantize_tree(params, rules.default_rules(quantizer, task.order))
+    soft_steps = config.soft_epochs * session.steps_per_epoch
+    steps = soft_steps + config.hard_epochs * session.steps_per_epoch
+    trainer = Trainer(
+        plan=plan,
+        loss_fn=task.loss_fn,
+        optimizer=make_optimizer(config, steps, config.learning_rate),
+        epsilon=geometric(config.epsilon_start, config.epsilon_end, max(soft_steps, 1), config.epsilon_hold),
+        entropy_weight=optax.linear_schedule(0.0, config.entropy_weight, max(soft_steps, 1)),
+    )
+    state = trainer.init(_copy(params), quant, quant_state, _copy(model_state), jax.random.key(config.seed + 1))
+    last = "hard" if config.method == "mec" else "soft"
+    phases = [
+        ("soft", trainer.soft_step, config.soft_epochs),
+        (last, trainer.hard_step if last == "hard" else trainer.soft_step, config.hard_epochs),
+    ]
+    soft_params, hard_params = jax.jit(trainer.soft_params), jax.jit(trainer.hard_params)
+    evaluate = {
+        "soft": lambda s: (soft_params(s), s.model_state),
+        "hard": lambda s: (hard_params(s), s.model_state),
+    }
+    offset = config.float_epochs * session.steps_per_epoch if not config.float_run else 0
+    state = _epochs(session, state, phases, trainer, evaluate, resume, offset)
+    return _finish(session, trainer, state, params, float_accuracy)
+
+
+def _epochs(session, state, phases, trainer, evaluate, resume, offset):
+    """Train through `phases` [(name, step, epochs)], evaluating and checkpointing after every epoch."""
+    folder, per_epoch = session.folder, session.steps_per_epoch
+    name = "float" if "float" in evaluate else "quantized"
+    store = folder.root / "checkpoints" / name
+    done = 0
+    if resume and (found := checkpoint.restore(store, state)):
+        done, state = found
+    if resume:
+        folder.resume_at(offset + done * per_epoch)
+    settle = jax.jit(trainer.settle)
+    compiled = {id(step): session.jit_step(step) for _, step, _ in phases}
+    total = sum(epochs for _, _, epochs in phases)
+    epoch = 0
+    for phase, step, epochs in phases:
+        for i in range(epochs):
+            epoch += 1
+            if epoch <= done:
+                continue
+            if phase == "hard" and i == 0:
+                state = settle(state)
+            for j, rows in enumerate(session.epoch_rows(epoch + offset)):
+                state, metrics = compiled[id(step)](state, rows)
+                if j % 10 == 0 or j == per_epoch - 1:
+                    _log(folder, offset + int(state.step), phase, metrics)
+                    session.trace(state, trainer)
+                session.progress(f"{name} ({phase})", (epoch - 1) * per_epoch + j + 1, total * per_epoch)
+            settled = settle(state) if phase == "soft" else state
+            scores = {f"{k}_accuracy": session.task.accuracy(*f(settled)) for k, f in evaluate.items()}
+            if "hard_accuracy" in scores and phase == "soft":
+                scores["soft_to_hard_gap"] = scores["soft_accuracy"] - scores["hard_accuracy"]
+            folder.log(offset + int(state.step), epoch=epoch, **scores)
+            checkpoint.save(store, epoch, state)
+    return state
+
+
+def _log(folder: RunFolder, step: int, phase: str, metrics: Any) -> None:
+    values = metrics._asdict()
+    scalars = values.pop("scalars")
+    if phase != "soft":
+        values = {"loss": values["loss"]}
+    folder.log(step, **{k: float(v) for k, v in (values | scalars).items()})
+
+
+def _finish(session, trainer, state, float_params, float_accuracy) -> Result:
+    task, config, root = session.task, session.task.config, session.folder.root
+    soft = task.accuracy(jax.jit(trainer.soft_params)(state), state.model_state)
+    if config.method != "mec" or config.hard_epochs == 0:
+        state = jax.jit(trainer.settle)(state)
+    hard = harden_tree(trainer.plan, state.params, state.quant, state.quant_state, state.codes)
+    hard_params = trainer.hard_params(state)
+    path = root / "model.safetensors"
+    named = {f"params/{name}": value for name, value in hard.items()}
+    named |= {f"state/{name}": np.asarray(value) for name, value in flatten(state.model_state).items()}
+    artifact.save(path, named, extra={"config": dataclasses.asdict(config)})
+    predictions = task.predict(hard_params, state.model_state)
+    expected = {f"params/{name}": np.asarray(value) for name, value in flatten(hard_params).items()}
+    np.savez(root / "evaluated.npz", **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
+    report = make_report(trainer.plan, float_params, hard, path)
+    accuracy = float(np.mean(predictions == task.dataset.test_labels))
+    session.folder.log(int(state.step), final_float_accuracy=float_accuracy, final_soft_accuracy=soft,
+                       final_hard_accuracy=accuracy)
+    return Result(root, float_accuracy, soft, accuracy, report)
+
+
+def _copy(tree_: Any) -> Any:
+    """Fresh arrays: the train step donates its state's buffers."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree_)
+
+
+def _named(params: Any, model_state: Any) -> dict[str, Any]:
+    leaves = {f"params/{n}": x for n, x in flatten(params).items()}
+    return leaves | {f"state/{n}": x for n, x in flatten(model_state).items()}
+
+
+def _unflatten(dense: dict[str, np.ndarray], task: Task) -> tuple[Any, Any]:
+    """(params, model_state) of `task` with the arrays of a file, every one of which must be there in its shape."""
+    wanted = _named(task.params, task.model_state)
+    for name, value in wanted.items():
+        if name not in dense or dense[name].shape != value.shape:
+            have = dense[name].shape if name in dense else "nothing"
+            raise ValueError(f"the file holds {have} for {name}, the model needs {value.shape}; is it the same?")
+    arrays = {name: jnp.asarray(dense[name], dtype=wanted[name].dtype) for name in wanted}
+    parts = []
+    for prefix, tree_ in (("params/", task.params), ("state/", task.model_state)):
+        leaves = {n.removeprefix(prefix): x for n, x in arrays.items() if n.startswith(prefix)}
+        parts.append(tree.replace_leaves(tree_, leaves))
+    return parts[0], parts[1]

@@ -1,0 +1,39 @@
+"""Train one config:  python -m experiments.train --config experiments/configs/digits_cnn_w2.py [--field=value ...]
+
+--folder=PATH   the run's folder (default runs/<config name>)
+--resume        go on from the folder's last checkpoint
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments import config as configs
+from experiments import run as runs
+from experiments.progress import bar
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.train", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a file in experiments/configs/")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    known, overrides = parser.parse_known_args(arguments)
+    try:
+        config = configs.override(configs.load(known.config), overrides)
+        folder = known.folder or Path("runs") / Path(known.config).stem
+        with bar() as progress:
+            result = runs.run(config, folder, resume=known.resume, progress=progress)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(result.report)
+    print(f"float {100 * result.float_accuracy:.2f}  soft {100 * result.soft_accuracy:.2f}  "
+          f"hard {100 * result.hard_accuracy:.2f}  (test accuracy, %, last epoch)")
+    print(f"artifact {result.folder / 'model.safetensors'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
