@@ -30,7 +30,7 @@ class Assignment(NamedTuple):
       soft: barycentric projection w^, [n], in the type of w.
       entropy: mean over weights of H_i, nats; differentiable.
       certain: share of weights with max_j p_ij > 0.99.
-      mass: m_j, [k]: the mass that each level received.
+      mass: m_j, [k]: the mass that each level received; no gradient.
       solution: what the solver found; carries no gradient.
     """
 
@@ -60,10 +60,40 @@ def _implicit_forward(g, w, q, epsilon, b):
 
 def _implicit_backward(residuals, v):
     g, w, q, epsilon, _ = residuals
-    _, curvature = semidual.marginal_and_curvature(w, q, g, epsilon)
-    u = epsilon * semidual.solve_curvature(curvature, v)
-    _, pullback = jax.vjp(lambda w, q, epsilon: semidual.marginal(w, q, g, epsilon), w, q, epsilon)
-    return jnp.zeros_like(g), *pullback(-u), u
+    _, links = semidual.marginal_and_links(w, q, g, epsilon)
+    u = epsilon * semidual.solve_links(links, v, rounding=1e-7)
+    _, pullback = jax.vjp(lambda w, q, epsilon: _project(semidual.logits(w, q, g, epsilon), u).mean(), w, q, epsilon)
+    pulled = pullback(-jnp.ones((), jnp.float32))
+    return jnp.zeros_like(g), *pulled, u
+
+
+def _project(l: Float[Array, "k n"], x: Float[Array, " k"]) -> Float[Array, " n"]:
+    """sum_j p_ij x_j for p = softmax(l), as x_top + sum_j p_ij (x_j - x_top) with top the most probable level.
+
+    The same number; but its derivative in l is then exact where p_top rounds to 1, instead of a difference of equals.
+    """
+    top = jax.lax.stop_gradient(x[l.argmax(axis=0)])
+    return top + jnp.sum(jax.nn.softmax(l, axis=0) * (x[:, None] - top[None, :]), axis=0)
+
+
+@jax.custom_jvp
+def _entropy(l: Float[Array, "k n"]) -> Float[Array, " n"]:
+    """H_i = logsumexp(l_i) - sum_j p_ij l_ij, with dH = -sum_j p_ij (l_ij - sum_m p_im l_im) dl_ij.
+
+    p log p, differentiated, would be NaN where p underflows.
+    """
+    l = l - l.max(axis=0)[None, :]
+    return jnp.log(jnp.sum(jnp.exp(l), axis=0)) - jnp.sum(jax.nn.softmax(l, axis=0) * l, axis=0)
+
+
+@_entropy.defjvp
+def _entropy_jvp(primals, tangents):
+    (l,), (dl,) = primals, tangents
+    p = jax.nn.softmax(l, axis=0)
+    # The shift by the largest logit changes nothing but the rounding, so that it needs no derivative.
+    l_shifted = l - jax.lax.stop_gradient(l.max(axis=0))[None, :]
+    centred = l_shifted - jnp.sum(p * l_shifted, axis=0)[None, :]
+    return _entropy(l), -jnp.sum(p * centred * dl, axis=0)
 
 
 implicit_potentials.defvjp(_implicit_forward, _implicit_backward)
@@ -73,14 +103,9 @@ implicit_potentials.defvjp(_implicit_forward, _implicit_backward)
 def _readout(w, q, g, epsilon):
     """Soft weights, mean entropy, share of certain weights, masses; p is recomputed in the backward pass."""
     l = semidual.logits(w, q, g, epsilon)
-    p = jax.nn.softmax(l, axis=0)
-    soft = jnp.sum(p * q[:, None], axis=0)
-    # H = logsumexp(l) - sum p l: the derivative of p log p would be NaN where p underflows.
-    top = jax.lax.stop_gradient(l.max(axis=0))
-    l = l - top[None, :]
-    entropy = jnp.mean(jnp.log(jnp.sum(jnp.exp(l), axis=0)) - jnp.sum(p * l, axis=0))
+    p = jax.lax.stop_gradient(jax.nn.softmax(l, axis=0))
     certain = jnp.mean((p.max(axis=0) > 0.99).astype(jnp.float32))
-    return soft, entropy, certain, p.mean(axis=1)
+    return _project(l, q), _entropy(l).mean(), certain, p.mean(axis=1)
 
 
 def soft_assign(

@@ -43,33 +43,49 @@ def marginal(
     return probabilities(w, q, g, epsilon).mean(axis=1)
 
 
-def marginal_and_curvature(
+def marginal_and_links(
     w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
-) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
-    """m and K = diag(m) - mean_i p_i p_i^T, which is -epsilon hess F."""
-    p = probabilities(w, q, g, epsilon)
-    m = p.mean(axis=1)
-    second = jnp.einsum("jn,ln->jl", p, p) / w.shape[0]
-    return m, jnp.diag(m) - second
+) -> tuple[Float[Array, " k"], Float[Array, "borders borders"]]:
+    """m and the curvature in coordinates that have no null space.
 
+    K = -epsilon hess F = diag(m) - mean p p^T is the Laplacian of the graph of levels with links mean_i p_ij p_il. Let
+    d_a = g_{a+1} - g_a be the k - 1 gaps; then g^T K g = d^T C d with
 
-def solve_curvature(curvature: Float[Array, "k k"], rhs: Float[Array, " k"]) -> Float[Array, " k"]:
-    """The u with sum_j u_j = 0 and K u = rhs - mean(rhs).
+        C_ab = sum_{j <= min(a, b)} sum_{l > max(a, b)} mean_i p_ij p_il          (the links that cross both borders)
 
-    K 1 = 0, so K + s 1 1^T is regular, has K's eigenpairs on {sum u = 0}, and gives the same u there whatever s > 0:
-    the null space is handled exactly. What is added beyond that, for levels whose cells are empty, is at the rounding
-    level of K and moves no u that K determines.
+    C is a sum of positive numbers, so weak links keep their relative precision (K's diagonal would lose them by
+    cancellation); it is regular, and nearly diagonal where epsilon is small.
     """
-    k = rhs.shape[0]
-    # Jacobi scaling first: curvatures of levels differ by many orders of magnitude when cells are nearly empty.
-    diagonal = jnp.maximum(jnp.diag(curvature), 1e-12)
-    scale = jax.lax.rsqrt(diagonal)
-    null = 1 / scale
-    null = null / jnp.linalg.norm(null)
-    scaled = curvature * scale[:, None] * scale[None, :] + null[:, None] * null[None, :]
-    scaled = scaled + 1e-7 * jnp.eye(k, dtype=scaled.dtype)
+    p = probabilities(w, q, g, epsilon)
+    links = jnp.einsum("jn,ln->jl", p, p) / w.shape[0]
+    links = links * (1 - jnp.eye(q.shape[0], dtype=p.dtype))
+    tails = jnp.cumsum(links[:, ::-1], axis=1)[:, ::-1][:, 1:]
+    crossing = jnp.triu(jnp.cumsum(tails, axis=0)[:-1])
+    return p.mean(axis=1), crossing + jnp.triu(crossing, 1).T
+
+
+def solve_links(
+    links: Float[Array, "borders borders"], rhs: Float[Array, " k"], *, rounding: float = 0.0
+) -> Float[Array, " k"]:
+    """The u with sum_j u_j = 0 and K u = rhs - mean(rhs), through the gaps of u: C d = suffix sums of rhs.
+
+    Args:
+      links: C of `marginal_and_links`.
+      rhs: right-hand side.
+      rounding: size of a border's link below which what crosses it is rounding alone: its part is then taken out,
+        smoothly, by C^2 / (C^2 + rounding^2), which is 1 to float32 above 1e4 `rounding`. 0 takes nothing out.
+    """
+    diagonal = jnp.diag(links)
     centred = rhs - rhs.mean()
-    u = scale * jnp.linalg.solve(scaled, scale * centred)
+    across = jnp.cumsum(centred[::-1])[::-1][1:]
+    if rounding:
+        across = across * jnp.square(diagonal) / (jnp.square(diagonal) + rounding**2)
+    scale = jax.lax.rsqrt(jnp.maximum(diagonal, 1e-12))
+    scaled = links * scale[:, None] * scale[None, :]
+    # Only borders that nothing crosses have less than 1 on the diagonal.
+    scaled = scaled + jnp.diag(1 - jnp.diag(scaled))
+    gaps = scale * jnp.linalg.solve(scaled, scale * across)
+    u = jnp.concatenate([jnp.zeros_like(rhs[:1]), jnp.cumsum(gaps)])
     return u - u.mean()
 
 

@@ -179,9 +179,9 @@ class _Search(NamedTuple):
 
 def _newton(solver, w, q, epsilon, b, g):
     def evaluate(g):
-        m, curvature = semidual.marginal_and_curvature(w, q, g, epsilon)
+        m, links = semidual.marginal_and_links(w, q, g, epsilon)
         residual = b - m
-        direction = epsilon * semidual.solve_curvature(curvature, residual)
+        direction = epsilon * semidual.solve_links(links, residual)
         # Where a cell is empty the curvature says nothing; a step beyond the spread of the costs is never needed.
         bound = 4 * (jnp.square(q[-1] - q[0]) + epsilon) + 1
         direction = direction * jnp.minimum(1.0, bound / jnp.maximum(jnp.max(jnp.abs(direction)), 1e-30))
