@@ -13,7 +13,7 @@ import optax
 from experiments import checkpoint, data
 from experiments.classify import Task, make_task
 from experiments.config import Config
-from experiments.runfolder import RunFolder
+from experiments.runfolder import RunFolder, read_metrics
 from mecq_jax import artifact, reader, rules, tree
 from mecq_jax.hardening import harden_tree
 from mecq_jax.report import Report, make_report
@@ -24,12 +24,17 @@ Progress = Callable[[str, int, int], None]  # (what, done, of)
 
 
 class Result(NamedTuple):
-    """What a run ended with; accuracies are shares of the test set at the last epoch."""
+    """What a run ended with; accuracies are shares of the test set.
+
+    float_accuracy: of the float weights; soft_accuracy: at the end of the soft phase, and soft_to_hard_gap what
+    taking each weight's most probable level cost there; hard_accuracy: of the file, after the last epoch.
+    """
 
     folder: Path
     float_accuracy: float
     soft_accuracy: float
     hard_accuracy: float
+    soft_to_hard_gap: float
     report: Report
 
 
@@ -196,7 +201,9 @@ def _log(folder: RunFolder, step: int, phase: str, metrics: Any) -> None:
 
 def _finish(session, trainer, state, float_params, float_accuracy) -> Result:
     task, config, root = session.task, session.task.config, session.folder.root
-    soft = task.accuracy(jax.jit(trainer.soft_params)(state), state.model_state)
+    evaluated = [r for r in read_metrics(session.folder.metrics_path) if "soft_to_hard_gap" in r]
+    last = evaluated[-1] if evaluated else {}
+    soft, gap = (last.get(name, float("nan")) for name in ("soft_accuracy", "soft_to_hard_gap"))
     if config.method != "mec" or config.hard_epochs == 0:
         state = jax.jit(trainer.settle)(state)
     hard = harden_tree(trainer.plan, state.params, state.quant, state.quant_state, state.codes)
@@ -212,7 +219,7 @@ def _finish(session, trainer, state, float_params, float_accuracy) -> Result:
     accuracy = float(np.mean(predictions == task.dataset.test_labels))
     session.folder.log(int(state.step), final_float_accuracy=float_accuracy, final_soft_accuracy=soft,
                        final_hard_accuracy=accuracy)
-    return Result(root, float_accuracy, soft, accuracy, report)
+    return Result(root, float_accuracy, soft, accuracy, gap, report)
 
 
 def _copy(tree_: Any) -> Any:

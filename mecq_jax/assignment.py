@@ -61,7 +61,7 @@ def _implicit_forward(g, w, q, epsilon, b):
 def _implicit_backward(residuals, v):
     g, w, q, epsilon, _ = residuals
     _, links = semidual.marginal_and_links(w, q, g, epsilon)
-    u = epsilon * semidual.solve_links(links, v, rounding=1e-7)
+    u = epsilon * semidual.from_gaps(semidual.solve_links(links, v, rounding=1e-7))
     _, pullback = jax.vjp(lambda w, q, epsilon: _project(semidual.logits(w, q, g, epsilon), u).mean(), w, q, epsilon)
     pulled = pullback(-jnp.ones((), jnp.float32))
     return jnp.zeros_like(g), *pulled, u

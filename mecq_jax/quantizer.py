@@ -13,7 +13,7 @@ method; `LSQ` and `STE` are baselines and carry the straight-through estimator, 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ class Info(NamedTuple):
     lowest_mass: Float[Array, ""]
 
 
+@runtime_checkable
 class Quantizer(Protocol):
     """What `tree`, `layers` and `training` ask of a quantizer (see the module docstring)."""
 

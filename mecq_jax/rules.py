@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from mecq_jax.quantizer import Quantizer
 
@@ -45,7 +46,8 @@ def flatten(tree: Any) -> dict[str, Any]:
         }
     out = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) or not hasattr(value, "shape"):
+        # Leaves as JAX sees them, so that these paths are the ones `tree.replace_leaves` meets.
+        if isinstance(value, Mapping) or not jax.tree_util.all_leaves([value]):
             out.update({f"{key}/{p}" if p else str(key): leaf for p, leaf in flatten(value).items()})
         else:
             out[str(key)] = value
@@ -67,7 +69,7 @@ def default_rules(
     First and last are in the order of the tree's mappings: the order of construction where the tree keeps it. `jit`
     sorts mappings by name; where that changes the first or the last layer, give rules of your own.
     """
-    kernels = [p for p, x in flatten(params).items() if p.split("/")[-1] == "kernel" and x.ndim >= 2]
+    kernels = [p for p, x in flatten(params).items() if p.split("/")[-1] == "kernel" and np.ndim(x) >= 2]
     if len(kernels) <= keep_first + keep_last:
         raise ValueError(f"only {len(kernels)} kernels {kernels}: nothing is left between first and last; give rules")
     rules = []
@@ -92,7 +94,7 @@ def make_plan(params: Any, rules: Sequence[Rule] | Quantizer) -> Plan:
     for path, leaf in leaves.items():
         matching = [i for i, rule in enumerate(rules) if re.fullmatch(rule.pattern, path)]
         if not matching:
-            skipped[path] = "a vector or scalar" if leaf.ndim < 2 else "no rule matches"
+            skipped[path] = "a vector or scalar" if np.ndim(leaf) < 2 else "no rule matches"
             continue
         used.add(matching[0])
         rule = rules[matching[0]]

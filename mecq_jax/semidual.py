@@ -48,8 +48,8 @@ def marginal_and_links(
 ) -> tuple[Float[Array, " k"], Float[Array, "borders borders"]]:
     """m and the curvature in coordinates that have no null space.
 
-    K = -epsilon hess F = diag(m) - mean p p^T is the Laplacian of the graph of levels with links mean_i p_ij p_il. Let
-    d_a = g_{a+1} - g_a be the k - 1 gaps; then g^T K g = d^T C d with
+    K = -epsilon hess F = diag(m) - mean p p^T is the Laplacian of the graph of levels with links mean_i p_ij p_il.
+    In the k - 1 gaps d_a = g_{a+1} - g_a, g^T K g = d^T C d where
 
         C_ab = sum_{j <= min(a, b)} sum_{l > max(a, b)} mean_i p_ij p_il          (the links that cross both borders)
 
@@ -64,10 +64,16 @@ def marginal_and_links(
     return p.mean(axis=1), crossing + jnp.triu(crossing, 1).T
 
 
+def from_gaps(gaps: Float[Array, " borders"]) -> Float[Array, " k"]:
+    """The u with sum_j u_j = 0 and u_{a+1} - u_a = gaps_a."""
+    u = jnp.concatenate([jnp.zeros_like(gaps[:1]), jnp.cumsum(gaps)])
+    return u - u.mean()
+
+
 def solve_links(
     links: Float[Array, "borders borders"], rhs: Float[Array, " k"], *, rounding: float = 0.0
-) -> Float[Array, " k"]:
-    """The u with sum_j u_j = 0 and K u = rhs - mean(rhs), through the gaps of u: C d = suffix sums of rhs.
+) -> Float[Array, " borders"]:
+    """The gaps d of the u with K u = rhs - mean(rhs): C d = suffix sums of rhs. `from_gaps` gives u.
 
     Args:
       links: C of `marginal_and_links`.
@@ -84,9 +90,7 @@ def solve_links(
     scaled = links * scale[:, None] * scale[None, :]
     # Only borders that nothing crosses have less than 1 on the diagonal.
     scaled = scaled + jnp.diag(1 - jnp.diag(scaled))
-    gaps = scale * jnp.linalg.solve(scaled, scale * across)
-    u = jnp.concatenate([jnp.zeros_like(rhs[:1]), jnp.cumsum(gaps)])
-    return u - u.mean()
+    return scale * jnp.linalg.solve(scaled, scale * across)
 
 
 def marginal_error(m: Float[Array, " k"], b: Float[Array, " k"]) -> Scalar:

@@ -181,10 +181,10 @@ def _newton(solver, w, q, epsilon, b, g):
     def evaluate(g):
         m, links = semidual.marginal_and_links(w, q, g, epsilon)
         residual = b - m
-        direction = epsilon * semidual.solve_links(links, residual)
-        # Where a cell is empty the curvature says nothing; a step beyond the spread of the costs is never needed.
-        bound = 4 * (jnp.square(q[-1] - q[0]) + epsilon) + 1
-        direction = direction * jnp.minimum(1.0, bound / jnp.maximum(jnp.max(jnp.abs(direction)), 1e-30))
+        gaps = epsilon * semidual.solve_links(links, residual)
+        # Where a cell is empty the curvature says nothing: no border moves further than a standard deviation.
+        bound = 2 * jnp.diff(q) + 4 * epsilon
+        direction = semidual.from_gaps(jnp.clip(gaps, -bound, bound))
         return residual, direction, semidual.marginal_error(m, b)
 
     def step(s):

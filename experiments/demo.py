@@ -1,0 +1,126 @@
+"""From a float network to a packed 2-bit file, on real data, in one command:  make demo
+
+scikit-learn's digits, a small CNN, first and last layer float: a float network for each seed, from it 2 bits with
+MEC-Quant and, under the same recipe, with LSQ; packed, reloaded in a fresh process and compared number by number.
+Everything is left in runs/demo.
+"""
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments import config as configs
+from experiments import plots
+from experiments.classify import make_task
+from experiments.config import Config
+from experiments.progress import bar
+from experiments.run import Result, run
+from experiments.runfolder import atomic_write_text, read_metrics
+from mecq_jax import semidual, transport
+from mecq_jax.rules import flatten
+
+CONFIG = Path(__file__).parent / "configs" / "digits_cnn_w2.py"
+LAYER = "convs/2/kernel"
+
+
+class Trace:
+    """Levels of one layer and its weights at the start and at the end, for the pictures."""
+
+    def __init__(self):
+        self.steps, self.levels, self.weights = [], [], []
+
+    def __call__(self, state, trainer):
+        if LAYER in state.quant:
+            self.steps.append(int(state.step))
+            levels = trainer.plan.quantizers[LAYER].levels(state.quant[LAYER], state.quant_state[LAYER])
+            self.levels.append(np.asarray(levels[0]))
+            weights = np.asarray(flatten(state.params)[LAYER]).ravel()
+            self.weights = [*self.weights[:1], weights]
+
+
+def draw(root: Path, trace: Trace) -> None:
+    """Levels and weights over training, entropy and epsilon over steps, assignment curves, accuracy."""
+    records = read_metrics(root / "metrics.jsonl")
+    soft = [r for r in records if "entropy" in r]
+    columns = {k: np.array([r[k] for r in soft]) for k in ("step", "entropy", "epsilon")}
+    steps, before, after = np.array(trace.steps), trace.weights[0], trace.weights[-1]
+    plots.levels_over_training(root / "levels.png", steps, np.stack(trace.levels), before, after, LAYER)
+    marks = {"hard": int(columns["step"][-1])}
+    plots.entropy_and_epsilon(root / "entropy.png", columns["step"], columns["entropy"], columns["epsilon"], marks)
+    evaluated = [r for r in records if "hard_accuracy" in r and "epoch" in r]
+    x = np.array([r["step"] for r in evaluated])
+    series = {k: (x, np.array([r[f"{k}_accuracy"] for r in evaluated])) for k in ("soft", "hard")}
+    plots.accuracy(root / "accuracy.png", series)
+    grid = np.linspace(after.min(), after.max(), 400, dtype=np.float32)
+    levels, curves = trace.levels[-1], []
+    for epsilon in (0.3, 0.05, 0.01):
+        e = epsilon * after.var()
+        g = transport.solve(after, levels, e).potentials
+        p = np.asarray(semidual.probabilities(jnp.asarray(grid), jnp.asarray(levels), g, jnp.float32(e))).T
+        curves.append((f"epsilon = {epsilon} var(w)", grid, p, p @ levels))
+    plots.assignment_curves(root / "assignment.png", curves, f"Assignment of weights to levels, {LAYER}")
+
+
+def train_seed(base: Config, seed: int, root: Path) -> tuple[Result, Result]:
+    """One float network and its two quantized forms; pictures of the first."""
+    mec = dataclasses.replace(base, seed=seed)
+    lsq = dataclasses.replace(mec, method="lsq", float_run=str(root / f"mec_{seed}"))
+    task, trace = make_task(mec), Trace()
+    with bar(f"seed {seed}  mec ") as progress:
+        first = run(mec, root / f"mec_{seed}", progress=progress, task=task, trace=trace)
+    draw(first.folder, trace)
+    with bar(f"seed {seed}  lsq ") as progress:
+        second = run(lsq, root / f"lsq_{seed}", progress=progress, task=task)
+    return first, second
+
+
+def table(mec: list[Result], lsq: list[Result]) -> Table:
+    """The table: accuracy (mean ± std over seeds), bytes on disk, bits per weight, soft-to-hard gap."""
+    out = Table(title="digits, small CNN, test accuracy at the last epoch (%)")
+    for column in ("network", "accuracy", "bytes on disk", "bits per quantized weight", "soft-to-hard gap"):
+        out.add_column(column, justify="left" if column == "network" else "right")
+
+    def spread(values):
+        return f"{100 * np.mean(values):.2f} ± {100 * np.std(values):.2f}"
+
+    float_bytes = (mec[0].folder / "float.safetensors").stat().st_size
+    out.add_row("float32", spread([r.float_accuracy for r in mec]), f"{float_bytes:,}", "32", "")
+    out.add_row("MEC-Quant 2-bit, soft", spread([r.soft_accuracy for r in mec]), "", "", "")
+    for name, results in (("MEC-Quant 2-bit, hard", mec), ("LSQ 2-bit", lsq)):
+        gap = spread([r.soft_to_hard_gap for r in results]) if results is mec else ""
+        report = results[0].report
+        bits = f"{report.bits_per_quantized_weight:.3f}"
+        out.add_row(name, spread([r.hard_accuracy for r in results]), f"{report.file_bytes:,}", bits, gap)
+    return out
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo"))
+    known, overrides = parser.parse_known_args(arguments)
+    start, console = time.time(), Console()
+    base = configs.override(configs.load(CONFIG), overrides)
+    results = [train_seed(base, seed, known.folder) for seed in range(known.seeds)]
+    mec, lsq = (list(r) for r in zip(*results, strict=True))
+    console.print(str(mec[0].report), highlight=False)
+    folders = [str(r.folder) for r in (*mec, *lsq)]
+    subprocess.run([sys.executable, "-m", "experiments.verify", *folders], check=True)
+    summary = Console(record=True, width=110)
+    summary.print(table(mec, lsq))
+    atomic_write_text(known.folder / "table.txt", summary.export_text())
+    print(f"{time.time() - start:.0f} s on {jax.devices()[0].platform}; pictures and files in {mec[0].folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
