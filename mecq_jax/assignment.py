@@ -3,23 +3,26 @@
     soft, entropy = soft_assign(w, q, epsilon)          soft_i = sum_j p_ij q_j,   H_i = -sum_j p_ij log p_ij
     codes = hard_codes(w, q, potentials)                codes_i = argmax_j p_ij
 
-The potentials are where m(g; w, q, epsilon) = b. With v = dL/dg at fixed w, q, epsilon and K/epsilon = dm/dg:
+The potentials are where beta(g) = m(g; w, q, epsilon) (see `semidual`; beta = b at balance 1). With L the loss, l the
+logits, delta_ij = dL/dl_ij at fixed g, and Lap the Laplacian of the links of p (and of beta, epsilon / tau times):
 
-    (K / epsilon) u = v on {sum u = 0};    dL/dw += -u^T dm/dw,   dL/dq += -u^T dm/dq,   dL/db += u
+    Lap u = sum_i delta_i,          delta_ij <- delta_ij - p_ij (u_j - sum_l p_il u_l) / n
+    dL/dw_i = sum_j delta_ij dl_ij/dw_i,   dL/dq_j = sum_i dL/dw^_i p_ij + delta_ij dl_ij/dq_j,   dL/dlog b = Lap_beta u
 
-Nothing of size n x k is kept for the backward pass: it recomputes p from w, q and g.
+Two passes over the weights, which recompute p by blocks: nothing of size n x k is kept or ever whole.
 """
 
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from mecq_jax import semidual, transport
+from mecq_jax.streaming import over_blocks
 
 Scalar = Float[Array, ""]
-Gradient = Literal["implicit", "mirror"]
 GRADIENTS = ("implicit", "mirror")
 
 
@@ -31,7 +34,7 @@ class Assignment(NamedTuple):
       entropy: mean over weights of H_i, nats; differentiable.
       certain: share of weights with max_j p_ij > 0.99.
       mass: m_j, [k]: the mass that each level received; no gradient.
-      solution: what the solver found; carries no gradient.
+      solution: what the solver found, with the marginal error of `mass`; carries no gradient.
     """
 
     soft: Float[Array, " n"]
@@ -41,71 +44,149 @@ class Assignment(NamedTuple):
     solution: transport.Solution
 
 
-@jax.custom_vjp
+class _Soft(NamedTuple):
+    """p of a block [k, n], with what stays exact where p rounds to 1: differences from the most probable level."""
+
+    p: Float[Array, "k n"]
+    logits: Float[Array, "k n"]  # less the largest
+    total: Float[Array, " n"]  # sum_j exp(logits)
+    top: Float[Array, "k n"]  # 1 at the most probable level, shared where there is a tie
+
+    def mean(self, x: Array) -> tuple[Float[Array, " n"], Float[Array, "k n"]]:
+        """sum_j p_ij x_ij, and x_ij less it, as x_top + sum_j p_ij (x_j - x_top)."""
+        reference = jnp.sum(self.top * x, axis=0)
+        apart = x - reference[None, :]
+        mean = jnp.sum(self.p * apart, axis=0)
+        return reference + mean, apart - mean[None, :]
+
+
+def _soften(w, q, g, epsilon) -> _Soft:
+    l = semidual.logits(w, q, g, epsilon)
+    l = l - jax.lax.stop_gradient(l.max(axis=0))[None, :]
+    e = jnp.exp(l)
+    total = e.sum(axis=0)
+    top = (l == 0).astype(l.dtype)
+    return _Soft(e / total[None, :], l, total, top / top.sum(axis=0)[None, :])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def implicit_potentials(
-    g: Float[Array, " k"], w: Float[Array, " n"], q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"]
+    g: Float[Array, " k"],
+    w: Float[Array, " n"],
+    q: Float[Array, " k"],
+    epsilon: Scalar,
+    b: Float[Array, " k"],
+    balance: float = 1.0,
 ) -> Float[Array, " k"]:
-    """g itself, with the derivative that the solution of m(g; w, q, epsilon) = b has in w, q, epsilon and b.
+    """g itself, with the derivative that the solution of beta(g) = m(g; w, q, epsilon) has in w, q, epsilon and b.
 
     Reverse mode only (a `jax.custom_vjp`): forward mode raises JAX's own TypeError. Reverse over reverse works.
     """
     return g
 
 
-def _implicit_forward(g, w, q, epsilon, b):
+def _solve_rounded(links, v, b, beta, size):
+    """The Laplacian's solution for v, a float32 sum of terms of `size` in all: what is rounding alone is left out."""
+    noise, weak = jax.lax.stop_gradient((4 * semidual.EPS32 * size, semidual.EPS32 * beta))
+    return semidual.solve_laplacian(links, v, b, noise=noise, weak=weak)
+
+
+def _implicit_forward(g, w, q, epsilon, b, balance):
     # The residual is itself implicit, so that the backward pass can be differentiated again.
-    g = implicit_potentials(g, w, q, epsilon, b)
-    return g, (g, w, q, epsilon, b)
+    return g, (implicit_potentials(g, w, q, epsilon, b, balance), w, q, epsilon, b)
 
 
-def _implicit_backward(residuals, v):
-    g, w, q, epsilon, _ = residuals
+def _implicit_backward(balance, residuals, v):
+    g, w, q, epsilon, b = residuals
+    if balance == 0:
+        return jax.tree.map(jnp.zeros_like, residuals)
+    beta = semidual.target(g, epsilon, b, balance)
     _, links = semidual.marginal_and_links(w, q, g, epsilon)
-    u = epsilon * semidual.from_gaps(semidual.solve_links(links, v, rounding=1e-7))
-    _, pullback = jax.vjp(lambda w, q, epsilon: _project(semidual.logits(w, q, g, epsilon), u).mean(), w, q, epsilon)
-    pulled = pullback(-jnp.ones((), jnp.float32))
-    return jnp.zeros_like(g), *pulled, u
+    links = semidual.curvature(links, beta, balance)
+    u = epsilon * _solve_rounded(links, v, b, beta, jnp.abs(v))
 
+    def condition(w, q, epsilon, b):
+        return u @ (semidual.target(g, epsilon, b, balance) - semidual.marginal(w, q, g, epsilon))
 
-def _project(l: Float[Array, "k n"], x: Float[Array, " k"]) -> Float[Array, " n"]:
-    """sum_j p_ij x_j for p = softmax(l), as x_top + sum_j p_ij (x_j - x_top) with top the most probable level.
-
-    The same number; but its derivative in l is then exact where p_top rounds to 1, instead of a difference of equals.
-    """
-    top = jax.lax.stop_gradient(x[l.argmax(axis=0)])
-    return top + jnp.sum(jax.nn.softmax(l, axis=0) * (x[:, None] - top[None, :]), axis=0)
-
-
-@jax.custom_jvp
-def _entropy(l: Float[Array, "k n"]) -> Float[Array, " n"]:
-    """H_i = logsumexp(l_i) - sum_j p_ij l_ij, with dH = -sum_j p_ij (l_ij - sum_m p_im l_im) dl_ij.
-
-    p log p, differentiated, would be NaN where p underflows.
-    """
-    l = l - l.max(axis=0)[None, :]
-    return jnp.log(jnp.sum(jnp.exp(l), axis=0)) - jnp.sum(jax.nn.softmax(l, axis=0) * l, axis=0)
-
-
-@_entropy.defjvp
-def _entropy_jvp(primals, tangents):
-    (l,), (dl,) = primals, tangents
-    p = jax.nn.softmax(l, axis=0)
-    # The shift by the largest logit changes nothing but the rounding, so that it needs no derivative.
-    l_shifted = l - jax.lax.stop_gradient(l.max(axis=0))[None, :]
-    centred = l_shifted - jnp.sum(p * l_shifted, axis=0)[None, :]
-    return _entropy(l), -jnp.sum(p * centred * dl, axis=0)
+    pulled = jax.vjp(condition, w, q, epsilon, b)[1](jnp.ones((), jnp.float32))
+    return jnp.zeros_like(g), *pulled
 
 
 implicit_potentials.defvjp(_implicit_forward, _implicit_backward)
 
 
-@jax.checkpoint
-def _readout(w, q, g, epsilon):
-    """Soft weights, mean entropy, share of certain weights, masses; p is recomputed in the backward pass."""
-    l = semidual.logits(w, q, g, epsilon)
-    p = jax.lax.stop_gradient(jax.nn.softmax(l, axis=0))
-    certain = jnp.mean((p.max(axis=0) > 0.99).astype(jnp.float32))
-    return _project(l, q), _entropy(l).mean(), certain, p.mean(axis=1)
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _readout(w, q, g, epsilon, b, balance, gradient):
+    """Soft weights, mean entropy, share of certain weights and masses in one pass; g as the solution of w, q, b."""
+
+    def block(w):
+        s = _soften(w, q, g, epsilon)
+        soft, _ = s.mean(q[:, None])
+        entropy = jnp.sum(jnp.log(s.total) - jnp.sum(s.p * s.logits, axis=0))
+        certain = jnp.sum((s.total < 1 / 0.99).astype(jnp.float32))  # the largest term of the sum is 1
+        return (entropy, certain, s.p.sum(axis=1)), (soft,)
+
+    sums, (soft,) = over_blocks(block, (w,), q.shape[0])
+    return soft, *(x / w.shape[0] for x in sums)
+
+
+def _readout_forward(w, q, g, epsilon, b, balance, gradient):
+    g = implicit_potentials(g, w, q, epsilon, b, balance)
+    return _readout(w, q, g, epsilon, b, balance, gradient), (w, q, g, epsilon, b)
+
+
+def _readout_backward(balance, gradient, residuals, cotangents):
+    w, q, g, epsilon, b = residuals
+    d_soft, d_entropy = cotangents[:2]
+    n, k = w.shape[0], q.shape[0]
+    d_entropy = d_entropy / n
+
+    def direct(s, d_soft):
+        """delta_ij at fixed g: through the soft weights, through the entropy."""
+        through_soft = d_soft[None, :] * s.p * s.mean(q[:, None])[1]
+        return through_soft, -d_entropy * s.p * s.mean(s.logits)[1]
+
+    def first(w, d_soft):
+        s = _soften(w, q, g, epsilon)
+        both = jnp.stack(direct(s, d_soft))
+        links = jnp.dot(s.p, s.p.T, precision=jax.lax.Precision.HIGHEST)
+        return (both.sum(axis=2), jnp.abs(both).sum(axis=2), links), ()
+
+    u_soft = u_entropy = jnp.zeros_like(q)
+    if balance > 0:
+        (sums, sizes, links), _ = over_blocks(first, (w, d_soft), k)
+        beta = semidual.target(g, epsilon, b, balance)
+        links = semidual.curvature(links / n, beta, balance)
+        u_soft, u_entropy = (_solve_rounded(links, v, b, beta, size) for v, size in zip(sums, sizes, strict=True))
+
+    def second(w, d_soft):
+        s = _soften(w, q, g, epsilon)
+        through_soft, through_entropy = direct(s, d_soft)
+        through_soft = through_soft - s.p * s.mean(u_soft[:, None])[1] / n
+        through_entropy = through_entropy - s.p * s.mean(u_entropy[:, None])[1] / n
+        delta = through_soft + through_entropy
+        # The mirror form leaves out the way of w and epsilon through the soft weights, and only it.
+        kept = delta if gradient == "implicit" else through_entropy
+        d_w = 2 / epsilon * jnp.sum(kept * s.mean(q[:, None])[1], axis=0)
+        if gradient == "mirror":
+            d_w = d_w + d_soft
+        d_q = jnp.sum(d_soft[None, :] * s.p + delta * (2 / epsilon) * (w[None, :] - q[:, None]), axis=1)
+        return (d_q, -jnp.sum(kept * s.logits) / epsilon), (d_w,)
+
+    (d_q, d_epsilon), (d_w,) = over_blocks(second, (w, d_soft), k)
+
+    if balance == 0:
+        return d_w, d_q, jnp.zeros_like(g), d_epsilon, jnp.zeros_like(b)
+
+    def masses(epsilon, b, u):
+        return u @ semidual.target(g, epsilon, b, balance)
+
+    d_b = jax.grad(masses, 1)(epsilon, b, u_soft + u_entropy)
+    u_kept = u_soft + u_entropy if gradient == "implicit" else u_entropy
+    return d_w, d_q, jnp.zeros_like(g), d_epsilon + jax.grad(masses)(epsilon, b, u_kept), d_b
+
+
+_readout.defvjp(_readout_forward, _readout_backward)
 
 
 def soft_assign(
@@ -114,8 +195,9 @@ def soft_assign(
     epsilon: Scalar | float,
     b: Float[Array, " k"] | None = None,
     *,
+    balance: float = 1.0,
     solver: str | transport.Solver = "newton",
-    gradient: Gradient = "implicit",
+    gradient: str = "implicit",
     init: Float[Array, " k"] | None = None,
 ) -> Assignment:
     """Assign each weight softly to the levels by maximum-entropy transport (equations above).
@@ -124,7 +206,8 @@ def soft_assign(
       w: weights of one group; vmap over groups.
       q: levels, ascending.
       epsilon: entropic regularisation, in weight squared, above 0.
-      b: level masses, positive with sum 1; None is uniform.
+      b: level masses, at least 0 with sum 1; None is uniform.
+      balance: rho, from 1 (masses exactly b) to 0 (softmax over distances, differentiable k-means).
       solver: see `transport.solve`.
       gradient: 'implicit', the derivative of w^ through the transport; or 'mirror', where dw^/dw is left out of the
         weight's gradient (dL/dw = dL/dw^) and kept for q: mirror descent on the soft assignment. The entropy has its
@@ -132,26 +215,22 @@ def soft_assign(
       init: potentials to start the solver from.
 
     Returns:
-      An `Assignment`; float32 inside, `soft` in the type of `w`.
+      An `Assignment`; float32 inside, `soft` in the type of `w`. Differentiable in reverse mode, once and twice, in w,
+      q, epsilon and b; forward mode raises JAX's TypeError for a custom_vjp.
     """
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient {gradient!r} is not one of {GRADIENTS}")
+    balance = transport.check_balance(balance)
     k = q.shape[0]
     b = jnp.full(k, 1 / k, jnp.float32) if b is None else jnp.asarray(b, jnp.float32)
     x, q, epsilon = w.astype(jnp.float32), q.astype(jnp.float32), jnp.asarray(epsilon, jnp.float32)
-    solution = jax.tree.map(
-        jax.lax.stop_gradient,
-        transport.solve(*map(jax.lax.stop_gradient, (x, q, epsilon, b)), solver=solver, init=init),
-    )
-
-    def assign(x, epsilon):
-        g = implicit_potentials(solution.potentials, x, q, epsilon, b)
-        return _readout(x, q, g, epsilon)
-
-    soft, entropy, certain, mass = assign(x, epsilon)
-    if gradient == "mirror":
-        still = jax.lax.stop_gradient(x)
-        soft = assign(still, jax.lax.stop_gradient(epsilon))[0] + (x - still)
+    still = map(jax.lax.stop_gradient, (x, q, epsilon, b))
+    # The readout verifies the result, so that a solver of a fixed number of passes need not.
+    solution = transport.solve(*still, balance=balance, solver=solver, init=init, verify=False)
+    solution = jax.tree.map(jax.lax.stop_gradient, solution)
+    soft, entropy, certain, mass = _readout(x, q, solution.potentials, epsilon, b, balance, gradient)
+    mass, still_epsilon, still_b = map(jax.lax.stop_gradient, (mass, epsilon, b))
+    solution = transport.verified(solution, mass, still_epsilon, still_b, balance, solver)
     return Assignment(soft.astype(w.dtype), entropy, certain, mass, solution)
 
 

@@ -45,7 +45,7 @@ class _Quantized:
     kernel: nnx.Param
 
     def _attach(self, quantizer: Quantizer) -> None:
-        params, state = quantizer.init(self.kernel[...])
+        params, state = jax.jit(quantizer.init)(self.kernel[...])
         self.quantizer = quantizer
         self.levels = nnx.data({name: Level(value) for name, value in params.items()})
         self.potentials = nnx.data({name: Potential(value) for name, value in state.items()})

@@ -7,8 +7,10 @@ A quantizer is a frozen configuration with
     codes = quantizer.codes(w, params, state)                     uint8 [g, n]
     levels = quantizer.levels(params, state)                      float32 [g, k], ascending
 
-so that hardening, packing and the report are the same for all: the shipped weight is levels[codes]. `MEC` is the
-method; `LSQ` and `STE` are baselines and carry the straight-through estimator, which the method does not.
+so that hardening, packing and the report are the same for all: the shipped weight is levels[codes]. `apply_groups` is
+`apply` on groups [g, n] as `grouping` lays them out; every array of params and state has the groups as its first axis,
+so that layers whose groups have one size are one call (see `tree`). `MEC` is the method; `LSQ` and `STE` are baselines
+and carry the straight-through estimator, which the method does not.
 """
 
 import dataclasses
@@ -17,32 +19,45 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from mecq_jax import assignment, transport
 from mecq_jax.codebook import Codebook, initial_levels
 from mecq_jax.grouping import Granularity, PerTensor, from_groups, to_groups
+from mecq_jax.streaming import map_groups
 
 Params = dict[str, Array]
 State = dict[str, Array]
+PRIORS = ("lloyd_max", "learned")
 
 
 class Info(NamedTuple):
-    """Diagnostics of one application, means over the groups of a tensor; no gradient but the entropy's.
+    """Diagnostics of one application; no gradient but the entropy's. `apply_groups` gives them for each group, [g].
 
     Attributes:
       entropy: mean entropy of the assignment, nats (0 for a rounding baseline).
-      marginal_error: worst k max_j |b_j - m_j| over the groups.
+      marginal_error: k max_j |beta_j - m_j|; the worst group's.
       converged: share of groups whose solver met its tolerance.
       certain: share of weights with max_j p_ij > 0.99.
       lowest_mass: mass of the emptiest level of any group, times k.
     """
 
-    entropy: Float[Array, ""]
-    marginal_error: Float[Array, ""]
-    converged: Float[Array, ""]
-    certain: Float[Array, ""]
-    lowest_mass: Float[Array, ""]
+    entropy: Float[Array, "*g"]
+    marginal_error: Float[Array, "*g"]
+    converged: Float[Array, "*g"]
+    certain: Float[Array, "*g"]
+    lowest_mass: Float[Array, "*g"]
+
+    def over_groups(self) -> "Info":
+        """The diagnostics of a tensor from those of its groups."""
+        return Info(
+            self.entropy.mean(),
+            self.marginal_error.max(),
+            self.converged.mean(),
+            self.certain.mean(),
+            self.lowest_mass.min(),
+        )
 
 
 @runtime_checkable
@@ -55,13 +70,35 @@ class Quantizer(Protocol):
     def granularity(self) -> Granularity: ...
     def init(self, w: Array) -> tuple[Params, State]: ...
     def apply(self, w: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Info]: ...
+    def apply_groups(
+        self, groups: Array, params: Params, state: State, epsilon: Any
+    ) -> tuple[Array, State, Info]: ...
     def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]: ...
     def levels(self, params: Params, state: State) -> Float[Array, "g k"]: ...
 
 
-def _check_k(k: int) -> None:
-    if not 2 <= k <= 16:
-        raise ValueError(f"k = {k} levels: packing holds 2 to 16 (1 to 4 bits); k = 2**bits, or 3 for ternary")
+class _OnArrays:
+    """`apply` by `apply_groups`."""
+
+    k: int
+    granularity: Granularity
+
+    def __post_init__(self):
+        if not 2 <= self.k <= 16:
+            raise ValueError(f"k = {self.k} levels: packing holds 2 to 16 (1 to 4 bits); k = 2**bits, or 3 for ternary")
+
+    def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Info]:
+        raise TypeError("a quantizer defines apply_groups")
+
+    def apply(
+        self, w: Array, params: Params, state: State, epsilon: Float[Array, ""] | float | None = None
+    ) -> tuple[Array, State, Info]:
+        """The weights that the network computes with, in the shape and type of `w`; the new state; diagnostics.
+
+        `epsilon` is relative to each group's var(w); rounding baselines do not use it.
+        """
+        soft, state, info = self.apply_groups(to_groups(w, self.granularity), params, state, epsilon)
+        return from_groups(soft, w.shape, self.granularity), state, info.over_groups()
 
 
 def variance(w: Float[Array, " n"], q: Float[Array, " k"]) -> Float[Array, ""]:
@@ -71,14 +108,16 @@ def variance(w: Float[Array, " n"], q: Float[Array, " k"]) -> Float[Array, ""]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MEC:
+class MEC(_OnArrays):
     """Maximum-entropy assignment to learnable levels (see `assignment`).
 
     Attributes:
       k: number of levels, 2**bits (2, 4, 8, 16), or any in between such as 3 for ternary.
       granularity: which weights share a codebook.
       codebook: where levels start: 'lloyd_max', 'quantile', 'uniform' or a function.
-      prior: level masses b, positive with sum 1; None is uniform.
+      prior: level masses b, at least 0 with sum 1; None is uniform; 'lloyd_max' takes each group's masses of the
+        nearest of its first levels; 'learned' trains them, b = softmax(logits), from uniform.
+      balance: rho, how hard the masses are held to the prior: 1 exactly, 0 not at all (differentiable k-means).
       solver: how potentials are found; in training two warm Newton steps hold them.
       gradient: 'implicit' or 'mirror' (see `assignment.soft_assign`).
     """
@@ -86,64 +125,88 @@ class MEC:
     k: int = 4
     granularity: Granularity = PerTensor()  # noqa: RUF009 (a frozen value)
     codebook: str | Codebook = "lloyd_max"
-    prior: Sequence[float] | None = None
+    prior: Sequence[float] | np.ndarray | str | None = None
+    balance: float = 1.0
     solver: str | transport.Solver = transport.Newton(max_iterations=2, tolerance=None)  # noqa: RUF009
-    gradient: assignment.Gradient = "implicit"
+    gradient: str = "implicit"
 
     def __post_init__(self):
-        _check_k(self.k)
+        super().__post_init__()
         transport.get_solver(self.solver)
-        if self.prior is not None:
+        transport.check_balance(self.balance)
+        if isinstance(self.prior, str) and self.prior not in PRIORS:
+            raise ValueError(f"prior {self.prior!r} is not one of {PRIORS}, None, or {self.k} masses")
+        if self.prior is not None and not isinstance(self.prior, str):
             object.__setattr__(self, "prior", tuple(map(float, transport.check_prior(self.prior, self.k))))
         if self.gradient not in assignment.GRADIENTS:
             raise ValueError(f"gradient {self.gradient!r} is not one of {assignment.GRADIENTS}")
 
-    @property
-    def _masses(self):
-        return jnp.asarray(transport.check_prior(self.prior, self.k))
+    def masses(self, params: Params, state: State) -> Float[Array, "g k"]:
+        """The prior b of each group."""
+        if self.prior == "learned":
+            return jax.nn.softmax(params["prior"].astype(jnp.float32), axis=-1)
+        if self.prior == "lloyd_max":
+            return state["prior"]
+        given = None if isinstance(self.prior, str) else self.prior
+        b = jnp.asarray(transport.check_prior(given, self.k))
+        return jnp.broadcast_to(b[None], params["levels"].shape)
 
     def init(self, w: Array, epsilon: float = 0.3) -> tuple[Params, State]:
         """Levels from the codebook; potentials solved to the end at epsilon var(w), so that training starts warm."""
         groups = to_groups(w, self.granularity).astype(jnp.float32)
-        levels = initial_levels(groups, self.k, self.codebook)
-        return {"levels": levels}, self.warm_up(w, {"levels": levels}, epsilon)
+        params = {"levels": initial_levels(groups, self.k, self.codebook)}
+        state = {}
+        if self.prior == "learned":
+            params["prior"] = jnp.zeros_like(params["levels"])
+        if self.prior == "lloyd_max":
+            nearest = map_groups(_nearest_masses, (groups, self.levels(params, {})), groups.shape[1], self.k)
+            state["prior"] = nearest
+        return params, self.warm_up(w, params, epsilon, state)
 
-    def warm_up(self, w: Array, params: Params, epsilon: float | Array) -> State:
+    def warm_up(self, w: Array, params: Params, epsilon: float | Array, state: State | None = None) -> State:
         """State with potentials solved from a cold start at epsilon var(w)."""
         groups = to_groups(w, self.granularity).astype(jnp.float32)
+        state = {} if state is None else state
 
-        def one_group(w, q):
-            return transport.solve(w, q, epsilon * variance(w, q), self._masses).potentials
+        def one_group(w, q, b):
+            return transport.solve(w, q, epsilon * variance(w, q), b, balance=self.balance).potentials
 
-        return {"potentials": jax.vmap(one_group)(groups, self.levels(params, {}))}
+        each = (groups, self.levels(params, state), self.masses(params, state))
+        return {**state, "potentials": map_groups(one_group, each, groups.shape[1], self.k)}
 
     def levels(self, params: Params, state: State) -> Float[Array, "g k"]:
         """The levels in ascending order, whatever the optimizer did to them."""
         return jnp.sort(params["levels"].astype(jnp.float32), axis=-1)
 
-    def apply(
-        self, w: Array, params: Params, state: State, epsilon: Float[Array, ""] | float
-    ) -> tuple[Array, State, Info]:
+    def apply_groups(
+        self, groups: Float[Array, "g n"], params: Params, state: State, epsilon: Float[Array, ""] | float
+    ) -> tuple[Float[Array, "g n"], State, Info]:
         """Soft weights P.Q of every group; `epsilon` is relative to the group's var(w)."""
-        groups = to_groups(w, self.granularity)
-        masses = self._masses
 
-        def one_group(w, q, g):
+        def one_group(w, q, b, g):
             unit = variance(w.astype(jnp.float32), q)
-            return assignment.soft_assign(
-                w, q, epsilon * unit, masses, solver=self.solver, gradient=self.gradient, init=g
+            out = assignment.soft_assign(
+                w,
+                q,
+                epsilon * unit,
+                b,
+                balance=self.balance,
+                solver=self.solver,
+                gradient=self.gradient,
+                init=g,
             )
+            info = Info(
+                entropy=out.entropy,
+                marginal_error=out.solution.marginal_error,
+                converged=out.solution.converged.astype(jnp.float32),
+                certain=jax.lax.stop_gradient(out.certain),
+                lowest_mass=jax.lax.stop_gradient(out.mass.min() * self.k),
+            )
+            return out.soft, out.solution.potentials, info
 
-        out = jax.vmap(one_group)(groups, self.levels(params, state), state["potentials"])
-        info = Info(
-            entropy=out.entropy.mean(),
-            marginal_error=out.solution.marginal_error.max(),
-            converged=out.solution.converged.astype(jnp.float32).mean(),
-            certain=jax.lax.stop_gradient(out.certain.mean()),
-            lowest_mass=jax.lax.stop_gradient(out.mass.min() * self.k),
-        )
-        soft = from_groups(out.soft, w.shape, self.granularity)
-        return soft, {"potentials": out.solution.potentials}, info
+        each = (groups, self.levels(params, state), self.masses(params, state), state["potentials"])
+        soft, potentials, info = map_groups(one_group, each, groups.shape[1], self.k)
+        return soft, {**state, "potentials": potentials}, info
 
     def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
         """The most probable level of each weight at the state's potentials."""
@@ -151,10 +214,17 @@ class MEC:
         return jax.vmap(assignment.hard_codes)(groups, self.levels(params, state), state["potentials"])
 
 
+def _nearest_masses(w: Float[Array, " n"], q: Float[Array, " k"]) -> Float[Array, " k"]:
+    """The share of weights nearest to each level; at least 1e-3 of a uniform share, so that no level dies."""
+    share = assignment.occupancy(assignment.hard_codes(w, q, jnp.zeros_like(q)), q.shape[0])
+    share = jnp.maximum(share, 1e-3 / q.shape[0])
+    return share / share.sum()
+
+
 def _rounded_info(codes, k):
-    one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
-    lowest = jax.vmap(lambda c: assignment.occupancy(c, k))(codes).min() * k
-    return Info(zero, zero, one, one, lowest)
+    zero = jnp.zeros(codes.shape[0], jnp.float32)
+    lowest = jax.vmap(lambda c: assignment.occupancy(c, k))(codes).min(axis=1) * k
+    return Info(zero, zero, zero + 1, zero + 1, lowest)
 
 
 def _round_through(x: Array) -> Array:
@@ -163,7 +233,7 @@ def _round_through(x: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LSQ:
+class LSQ(_OnArrays):
     """Learned step size: w^ = s round(clip(w / s, -Qn, Qp)), straight-through, step s learnt per group.
 
     With k levels Qn = k // 2 and Qp = k - 1 - Qn (k = 4: -2, -1, 0, 1); k = 2 uses the two levels -s/2, s/2. The
@@ -177,9 +247,6 @@ class LSQ:
 
     k: int = 4
     granularity: Granularity = PerTensor()  # noqa: RUF009
-
-    def __post_init__(self):
-        _check_k(self.k)
 
     @property
     def _offset(self) -> float:
@@ -201,17 +268,16 @@ class LSQ:
     def levels(self, params: Params, state: State) -> Float[Array, "g k"]:
         return self._step(params) * (jnp.arange(self.k, dtype=jnp.float32) + self._offset)[None]
 
-    def apply(self, w: Array, params: Params, state: State, epsilon: Any = None) -> tuple[Array, State, Info]:
+    def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Info]:
         """Rounded weights; `epsilon` is not used."""
-        groups = to_groups(w, self.granularity).astype(jnp.float32)
+        kind, groups = groups.dtype, groups.astype(jnp.float32)
         scale = 1 / jnp.sqrt(jnp.float32(groups.shape[1] * self._highest))
         step = self._step(params)
         # The value is the step's to the bit, so that these weights are levels[codes]; the gradient is scaled.
         step = jax.lax.stop_gradient(step) + (step * scale - jax.lax.stop_gradient(step * scale))
         place = _round_through(jnp.clip(groups / step - self._offset, 0.0, self.k - 1.0))
         codes = jax.lax.stop_gradient(place).astype(jnp.uint8)
-        hard = from_groups(step * (place + self._offset), w.shape, self.granularity)
-        return hard.astype(w.dtype), state, _rounded_info(codes, self.k)
+        return (step * (place + self._offset)).astype(kind), state, _rounded_info(codes, self.k)
 
     def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
         groups = to_groups(w, self.granularity).astype(jnp.float32)
@@ -219,7 +285,7 @@ class LSQ:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class STE:
+class STE(_OnArrays):
     """Uniform rounding at the largest magnitude: k levels at the middles of k equal parts of [-a, a], a = max|w|.
 
     The bound a follows the weights and carries no gradient; the weights' gradient is straight-through.
@@ -231,9 +297,6 @@ class STE:
 
     k: int = 4
     granularity: Granularity = PerTensor()  # noqa: RUF009
-
-    def __post_init__(self):
-        _check_k(self.k)
 
     def init(self, w: Array) -> tuple[Params, State]:
         return {}, self._bound(to_groups(w, self.granularity))
@@ -252,14 +315,13 @@ class STE:
         places = jnp.arange(self.k, dtype=jnp.float32) - (self.k - 1) / 2
         return 2 / self.k * state["bound"][:, None] * places[None]
 
-    def apply(self, w: Array, params: Params, state: State, epsilon: Any = None) -> tuple[Array, State, Info]:
+    def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Info]:
         """Rounded weights; `epsilon` is not used."""
-        groups = to_groups(w, self.granularity)
         state = self._bound(groups)
         place = self._place(groups, state)
         hard = 2 / self.k * state["bound"][:, None] * (place - (self.k - 1) / 2)
         info = _rounded_info(jax.lax.stop_gradient(place).astype(jnp.uint8), self.k)
-        return from_groups(hard, w.shape, self.granularity).astype(w.dtype), state, info
+        return hard.astype(groups.dtype), state, info
 
     def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
         return self._place(to_groups(w, self.granularity), state).astype(jnp.uint8)

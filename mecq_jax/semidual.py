@@ -1,24 +1,34 @@
 """The semi-dual of entropic transport from n weights to k levels: k numbers instead of n x k.
 
 One convention, used everywhere in this library. For one group of weights w in R^n (mass 1/n each), ascending levels
-q in R^k with masses b (sum 1), cost C_ij = (w_i - q_j)^2 and epsilon > 0 in the same unit (weight squared):
+q in R^k with masses b (b >= 0, sum 1), cost C_ij = (w_i - q_j)^2, epsilon > 0 in the same unit (weight squared) and
+balance rho in (0, 1], which gives the marginal the strength tau = epsilon rho / (1 - rho):
 
-    P        = argmin_{P >= 0} <C, P> - epsilon H(P)        s.t.  P 1 = 1/n,  P^T 1 = b
-    p_ij     = n P_ij = softmax_j((g_j - C_ij) / epsilon)
-    F(g)     = sum_j b_j g_j - epsilon mean_i logsumexp_j((g_j - C_ij) / epsilon)           (concave, maximised)
-    grad F   = b - m(g),                            m_j = mean_i p_ij
-    -hess F  = (diag(m) - mean_i p_i p_i^T) / epsilon
+    P        = argmin_{P >= 0} <C, P> - epsilon H(P) + tau KL(P^T 1 | b)    s.t.  P 1 = 1/n                  (rho < 1)
+    P        = argmin_{P >= 0} <C, P> - epsilon H(P)                        s.t.  P 1 = 1/n,  P^T 1 = b     (rho = 1)
+    p_ij     = n P_ij = softmax_j((g_j - C_ij) / epsilon),                  m_j = mean_i p_ij
+    F(g)     = -tau log sum_j b_j exp(-g_j / tau) - epsilon mean_i logsumexp_j((g_j - C_ij) / epsilon)
+    grad F   = beta(g) - m(g),           beta = softmax_j(log b_j - g_j / tau)      (rho = 1: beta = b, F linear in b)
+    -hess F  = (diag(m) - mean_i p_i p_i^T) / epsilon + (diag(beta) - beta beta^T) / tau
 
-The potentials g are free up to a constant, fixed here by sum_j g_j = 0; they carry epsilon log b, as ott-jax's do.
-Arrays of size n x k are laid out level-major, [k, n], so that the long axis is contiguous.
-Source: Cuturi and Peyre, 2018, "Semi-dual regularized optimal transport", SIAM Review 60(4).
+F is concave and maximised. At rho -> 0 the potentials g vanish and p is a softmax over distances (differentiable
+k-means). g is free up to a constant, fixed by mean_j g_j = 0 over the levels of positive mass; it carries
+epsilon log b, as ott-jax's potentials do. Arrays of size n x k exist for blocks of weights only, level-major, so that
+the long axis is contiguous.
+Sources: Cuturi and Peyre, 2018, "Semi-dual regularized optimal transport", SIAM Review 60(4); Chizat et al., 2018,
+"Scaling algorithms for unbalanced optimal transport problems" (the relaxed marginal).
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mecq_jax.streaming import over_blocks
+
 Scalar = Float[Array, ""]
+EPS32 = float(jnp.finfo(jnp.float32).eps)
+# Factorisations of at most this many steps are unrolled into plain arithmetic, which XLA fuses.
+UNROLLED = 8
 
 
 def logits(
@@ -40,102 +50,140 @@ def marginal(
     w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
 ) -> Float[Array, " k"]:
     """m_j = mean_i p_ij: the mass that level j receives."""
-    return probabilities(w, q, g, epsilon).mean(axis=1)
+    total, _ = over_blocks(lambda w: (probabilities(w, q, g, epsilon).sum(axis=1), ()), (w,), q.shape[0])
+    return total / w.shape[0]
 
 
 def marginal_and_links(
     w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
-) -> tuple[Float[Array, " k"], Float[Array, "borders borders"]]:
-    """m and the curvature in coordinates that have no null space.
+) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
+    """m_j, and the links mean_i p_ij p_il between levels, in one pass over the weights."""
 
-    K = -epsilon hess F = diag(m) - mean p p^T is the Laplacian of the graph of levels with links mean_i p_ij p_il.
-    In the k - 1 gaps d_a = g_{a+1} - g_a, g^T K g = d^T C d where
+    def block(w):
+        p = probabilities(w, q, g, epsilon)
+        return (p.sum(axis=1), jnp.dot(p, p.T, precision=jax.lax.Precision.HIGHEST)), ()
 
-        C_ab = sum_{j <= min(a, b)} sum_{l > max(a, b)} mean_i p_ij p_il          (the links that cross both borders)
+    (m, links), _ = over_blocks(block, (w,), q.shape[0])
+    return m / w.shape[0], links / w.shape[0]
 
-    C is a sum of positive numbers, so weak links keep their relative precision (K's diagonal would lose them by
-    cancellation); it is regular, and nearly diagonal where epsilon is small.
+
+def target(g: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"], balance: float) -> Float[Array, " k"]:
+    """beta(g) = softmax_j(log b_j - g_j / tau): the masses that the relaxed marginal asks for; b at balance 1."""
+    if balance == 1:
+        return b
+    tau = epsilon * (balance / (1 - balance))
+    return jax.nn.softmax(jnp.where(b > 0, _log_masses(b) - g / tau, -jnp.inf))
+
+
+def dual_value(
+    w: Float[Array, " n"],
+    q: Float[Array, " k"],
+    g: Float[Array, " k"],
+    epsilon: Scalar,
+    b: Float[Array, " k"],
+    balance: float,
+) -> Scalar:
+    """F(g)."""
+
+    def block(w):
+        return jax.nn.logsumexp(logits(w, q, g, epsilon), axis=0).sum(), ()
+
+    total, _ = over_blocks(block, (w,), q.shape[0])
+    smooth = epsilon * total / w.shape[0]
+    if balance == 1:
+        return jnp.sum(jnp.where(b > 0, b * g, 0.0)) - smooth
+    tau = epsilon * (balance / (1 - balance))
+    return -tau * jax.nn.logsumexp(jnp.where(b > 0, _log_masses(b) - g / tau, -jnp.inf)) - smooth
+
+
+def _log_masses(b: Float[Array, " k"]) -> Float[Array, " k"]:
+    return jnp.log(jnp.where(b > 0, b, 1.0))
+
+
+def curvature(links: Float[Array, "k k"], beta: Float[Array, " k"], balance: float) -> Float[Array, "k k"]:
+    """The links whose Laplacian is -epsilon hess F: those of p, and those of beta times epsilon / tau.
+
+    diag(m) - mean p p^T is the Laplacian of the graph of levels with links mean_i p_ij p_il, j != l; likewise
+    diag(beta) - beta beta^T. Kept as links, all positive, it loses nothing to cancellation.
     """
-    p = probabilities(w, q, g, epsilon)
-    links = jnp.einsum("jn,ln->jl", p, p) / w.shape[0]
-    links = links * (1 - jnp.eye(q.shape[0], dtype=p.dtype))
-    tails = jnp.cumsum(links[:, ::-1], axis=1)[:, ::-1][:, 1:]
-    crossing = jnp.triu(jnp.cumsum(tails, axis=0)[:-1])
-    return p.mean(axis=1), crossing + jnp.triu(crossing, 1).T
+    if balance < 1:
+        links = links + ((1 - balance) / balance) * beta[:, None] * beta[None, :]
+    return links * (1 - jnp.eye(links.shape[0], dtype=links.dtype))
 
 
-def from_gaps(gaps: Float[Array, " borders"]) -> Float[Array, " k"]:
-    """The u with sum_j u_j = 0 and u_{a+1} - u_a = gaps_a."""
-    u = jnp.concatenate([jnp.zeros_like(gaps[:1]), jnp.cumsum(gaps)])
-    return u - u.mean()
+def centre(g: Float[Array, " k"], b: Float[Array, " k"]) -> Float[Array, " k"]:
+    """g less its mean over the levels of positive mass."""
+    active = (b > 0).astype(g.dtype)
+    return g - jnp.sum(jnp.where(b > 0, g, 0.0)) / active.sum()
 
 
-def solve_links(
-    links: Float[Array, "borders borders"], rhs: Float[Array, " k"], *, rounding: float = 0.0
-) -> Float[Array, " borders"]:
-    """The gaps d of the u with K u = rhs - mean(rhs): C d = suffix sums of rhs. `from_gaps` gives u.
+def solve_laplacian(
+    links: Float[Array, "k k"],
+    rhs: Float[Array, " k"],
+    b: Float[Array, " k"],
+    *,
+    noise: Float[Array, " k"],
+    weak: Float[Array, " k"] | None = None,
+    reach: Float[Array, " k"] | None = None,
+) -> Float[Array, " k"]:
+    """u with (Laplacian of links) u = rhs - mean(rhs), mean 0 over the levels of positive mass, and 0 on the others.
+
+    L D L^T by eliminating level after level from the graph (Grassmann, Taksar and Heyman, 1985, Operations Research
+    33(5)): the links of a level are handed to its neighbours, links_jl += links_ji links_il / sum_l links_il.
+    Nothing is subtracted, so weakly linked levels and levels of tiny mass keep their relative precision, and the null
+    space needs no care. Plain arithmetic, which batches and fuses, where a call of the LAPACK or cuSOLVER kind costs
+    more than the pass over the weights.
 
     Args:
-      links: C of `marginal_and_links`.
-      rhs: right-hand side.
-      rounding: size of a border's link below which what crosses it is rounding alone: its part is then taken out,
-        smoothly, by C^2 / (C^2 + rounding^2), which is 1 to float32 above 1e4 `rounding`. 0 takes nothing out.
+      links: of `curvature`, not negative.
+      rhs: right-hand side, a number for each level.
+      b: level masses.
+      noise: rounding error of rhs, a number for each level; what of L^-1 rhs is within twice its sum is taken for 0, or
+        it would be blown up where a cut through the graph has almost no links.
+      weak: for each level, of its mass, what it may be linked by and still be cut off: the links of a cut are weighed
+        against its sum over what the cut parts, by D^2 / (D^2 + weak^2). A derivative across such a cut is rounding.
+      reach: bound on D^-1 L^-1 rhs, each level's move against the levels above it. A bounded direction is an ascent
+        direction still, since rhs . u = (L^-1 rhs) . (D^-1 L^-1 rhs).
     """
-    diagonal = jnp.diag(links)
-    centred = rhs - rhs.mean()
-    across = jnp.cumsum(centred[::-1])[::-1][1:]
-    if rounding:
-        across = across * jnp.square(diagonal) / (jnp.square(diagonal) + rounding**2)
-    scale = jax.lax.rsqrt(jnp.maximum(diagonal, 1e-12))
-    scaled = links * scale[:, None] * scale[None, :]
-    # Only borders that nothing crosses have less than 1 on the diagonal.
-    scaled = scaled + jnp.diag(1 - jnp.diag(scaled))
-    return scale * jnp.linalg.solve(scaled, scale * across)
+    k = rhs.shape[0]
+    index = jnp.arange(k)
+    carried = jnp.stack([jnp.where(b > 0, centre(rhs, b), 0.0), noise, jnp.zeros_like(rhs) if weak is None else weak])
+
+    def eliminate(i, state):
+        a, carried, pivots = state
+        row = jnp.where(index > i, a[i], 0.0)
+        pivot = row.sum()
+        share = row / jnp.maximum(pivot, 1e-30)
+        a = a + row[:, None] * share[None, :]
+        return a.at[i].set(share), carried + carried[:, i, None] * share[None, :], pivots.at[i].set(pivot)
+
+    state = _repeat(k - 1, eliminate, (links, carried, jnp.zeros_like(rhs)))
+    shares, (y, doubt, cut), pivots = state
+    y = jnp.sign(y) * jnp.maximum(jnp.abs(y) - 2 * doubt, 0.0)
+    inverse = 1 / jnp.maximum(pivots, 1e-30)
+    if weak is not None:  # one division: XLA would turn two into one by a product that underflows
+        inverse = pivots / jnp.maximum(jnp.square(pivots) + jnp.square(cut), 1e-37)
+    move = jnp.clip(y * inverse, -1e15, 1e15)
+    if reach is not None:
+        move = jnp.clip(move, -reach, reach)
+
+    def substitute(i, u):
+        i = k - 2 - i
+        return u.at[i].set(move[i] + jnp.sum(jnp.where(index > i, shares[i], 0.0) * u))
+
+    u = _repeat(k - 1, substitute, jnp.zeros_like(rhs))
+    return jnp.where(b > 0, centre(u, b), 0.0)
 
 
-def marginal_error(m: Float[Array, " k"], b: Float[Array, " k"]) -> Scalar:
-    """k max_j |b_j - m_j|: the worst error of a level's mass, in units of a uniform level's mass."""
-    return m.shape[0] * jnp.max(jnp.abs(b - m))
+def _repeat(times, body, state):
+    """fori_loop, unrolled where it is short enough for XLA to fuse."""
+    if times <= UNROLLED:
+        for i in range(times):
+            state = body(i, state)
+        return state
+    return jax.lax.fori_loop(0, times, body, state)
 
 
-def start_low(
-    w: Float[Array, " n"], q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"]
-) -> Float[Array, " k"]:
-    """The potentials of the limit epsilon -> 0: cell borders at the quantiles of w.
-
-    The border of cells j and j+1 falls at mass B_j = b_1 + ... + b_j, inside a block of equal weights x (one weight,
-    or a tie) of which cell j holds o_j and cell j+1 o_{j+1}. Its weights are shared in that proportion when
-
-        g_{j+1} - g_j = (x - q_{j+1})^2 - (x - q_j)^2 + epsilon log(o_{j+1} / o_j)
-
-    so ties, constant weights and n < k are right at once. A border that falls between two weights goes to the middle.
-    """
-    n = w.shape[0]
-    ordered = jnp.sort(w)
-    border = jnp.clip(jnp.cumsum(b)[:-1], 0, 1) * n
-    near = jnp.round(border)
-    border = jnp.where(jnp.abs(border - near) < 1e-5 * n, near, border) if n <= 4096 else border
-    index = jnp.clip(jnp.floor(border).astype(jnp.int32), 0, n - 1)
-    x = ordered[index]
-    first = jnp.searchsorted(ordered, x, side="left").astype(w.dtype)
-    last = jnp.searchsorted(ordered, x, side="right").astype(w.dtype)
-    before = jnp.concatenate([jnp.zeros_like(border[:1]), border[:-1]])
-    after = jnp.concatenate([border[1:], jnp.full_like(border[:1], n)])
-    below = border - jnp.maximum(before, first)
-    above = jnp.minimum(after, last) - border
-    least = 1e-4 * jnp.asarray(n, w.dtype) / b.shape[0]
-    share = jnp.log(jnp.maximum(above, jnp.minimum(least, 1e-3)) / jnp.maximum(below, jnp.minimum(least, 1e-3)))
-    between = below <= 0
-    x = jnp.where(between, (x + ordered[jnp.maximum(index - 1, 0)]) / 2, x)
-    share = jnp.where(between, 0.0, share)
-    steps = jnp.square(x - q[1:]) - jnp.square(x - q[:-1]) + epsilon * share
-    g = jnp.concatenate([jnp.zeros_like(steps[:1]), jnp.cumsum(steps)])
-    return g - g.mean()
-
-
-def start_high(
-    w: Float[Array, " n"], q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"]
-) -> Float[Array, " k"]:
-    """The potentials of the limit epsilon -> infinity: g_j = mean_i C_ij + epsilon log b_j."""
-    g = jnp.square(w.mean() - q) + w.var() + epsilon * jnp.log(b)
-    return g - g.mean()
+def marginal_error(m: Float[Array, " k"], beta: Float[Array, " k"]) -> Scalar:
+    """k max_j |beta_j - m_j|: the worst error of a level's mass, in units of a uniform level's mass."""
+    return m.shape[0] * jnp.max(jnp.abs(beta - m))

@@ -1,6 +1,6 @@
 """Solvers of entropic transport from weights to levels, behind one signature.
 
-    solution = solve(w, q, epsilon, solver=Newton())
+    solution = solve(w, q, epsilon, b, balance=1.0, solver=Newton())
     solution.potentials, solution.marginal_error, solution.iterations, solution.converged
 
 `Newton` (default) maximises the semi-dual, `Sinkhorn` iterates its fixed point, `Ott` calls ott-jax. All three return
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mecq_jax import semidual
+from mecq_jax import newton, semidual, starts
 
 Scalar = Float[Array, ""]
 
@@ -25,10 +25,11 @@ class Solution(NamedTuple):
     """What a solver found.
 
     Attributes:
-      potentials: g, [k], weight squared, sum zero.
-      marginal_error: k max_j |b_j - m_j(g)| at these potentials.
+      potentials: g, [k], weight squared, mean zero over the levels of positive mass; far below for the others.
+      marginal_error: k max_j |beta_j - m_j(g)| at these potentials (beta = b at balance 1).
       iterations: iterations done.
-      converged: whether marginal_error <= the solver's tolerance.
+      converged: whether marginal_error is within the solver's tolerance; with Newton, or within what one rounding of
+        the potentials moves the masses by (at epsilon = 1e-4 var(w) a tie of half the weights moves by about 1e-4).
     """
 
     potentials: Float[Array, " k"]
@@ -39,17 +40,14 @@ class Solution(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Newton:
-    """Damped Newton on the semi-dual: d = K^-1 (b - m) epsilon, g <- g + alpha d.
-
-    F is concave, so its slope along d falls: a trial point whose slope is more negative than half the first slope has
-    overshot, and alpha is cut by the secant; every other trial is taken. One pass over the weights an iteration.
+    """Damped Newton on the semi-dual (see `newton`): one pass over the weights an iteration.
 
     Attributes:
       max_iterations: bound on the passes; from a good warm start two hold the solution in training.
-      tolerance: marginal error at which to stop; None does exactly `max_iterations`.
+      tolerance: marginal error at which to stop; None does exactly `max_iterations`, in training from a warm start.
     """
 
-    max_iterations: int = 50
+    max_iterations: int = 100
     tolerance: float | None = 1e-5
 
 
@@ -74,10 +72,13 @@ class Ott:
     Attributes:
       max_iterations: bound on the iterations, a multiple of 10.
       tolerance: L1 error of the column sums at which ott-jax stops, and marginal error below which `converged` holds.
+      momentum: start ott-jax's adaptive over-relaxation at this iteration; None is plain Sinkhorn. At small epsilon it
+        saves nine iterations of ten.
     """
 
     max_iterations: int = 2000
     tolerance: float = 1e-5
+    momentum: int | None = None
 
 
 Solver = Newton | Sinkhorn | Ott
@@ -102,17 +103,26 @@ def get_solver(solver: str | Solver) -> Solver:
 
 
 def check_prior(prior: object, k: int) -> np.ndarray:
-    """Level masses b, [k], float32: uniform if None; positive with sum 1."""
+    """Level masses b, [k], float32: uniform if None; at least two above 0, none below, with sum 1."""
     if prior is None:
         return np.full(k, 1 / k, np.float32)
     b = np.asarray(prior, np.float32)
     if b.shape != (k,):
         raise ValueError(f"the prior has shape {b.shape} for k = {k} levels; give {k} masses")
-    if not (np.isfinite(b).all() and (b > 0).all()):
-        raise ValueError(f"the prior {b.tolist()} must be finite and above 0; drop the levels that are to stay empty")
+    if not (np.isfinite(b).all() and (b >= 0).all()):
+        raise ValueError(f"the prior {b.tolist()} must be finite and at least 0; a level that is to stay empty has 0")
+    if (b > 0).sum() < 2:
+        raise ValueError(f"the prior {b.tolist()} must give mass to two levels or more; use fewer levels")
     if abs(float(b.sum()) - 1) > 1e-4:
         raise ValueError(f"the prior sums to {float(b.sum()):.6g}; divide it by its sum")
     return b / b.sum()
+
+
+def check_balance(balance: float) -> float:
+    """rho in [0, 1]."""
+    if not 0 <= balance <= 1:
+        raise ValueError(f"balance = {balance}: it must be in [0, 1], from no marginal term to exact masses")
+    return float(balance)
 
 
 def solve(
@@ -121,8 +131,10 @@ def solve(
     epsilon: Scalar | float,
     b: Float[Array, " k"] | None = None,
     *,
+    balance: float = 1.0,
     solver: str | Solver = "newton",
     init: Float[Array, " k"] | None = None,
+    verify: bool = True,
 ) -> Solution:
     """Potentials g of the entropic transport of weights `w` to levels `q` (equations in `semidual`).
 
@@ -130,134 +142,126 @@ def solve(
       w: weights of one group, any floating type; vmap over groups.
       q: levels, ascending.
       epsilon: entropic regularisation, in weight squared, above 0; trustworthy from 1e-4 to 10 times var(w).
-      b: level masses, positive with sum 1; None is uniform.
+      b: level masses, at least 0 with sum 1; None is uniform.
+      balance: rho, from 1 (masses exactly b) to 0 (no marginal term: g = 0).
       solver: 'newton', 'sinkhorn', 'ott', or one of those classes with its settings.
       init: potentials to start from (warm start); None is a cold start.
+      verify: False saves the pass that evaluates the result of a fixed number of iterations; marginal_error is then
+        the one before the last update.
 
     Returns:
       A `Solution`. A failure to converge is `converged == False` with the error that was reached, never a NaN.
     """
-    solver = get_solver(solver)
+    solver, balance = get_solver(solver), check_balance(balance)
     k = q.shape[0]
     b = jnp.full(k, 1 / k, jnp.float32) if b is None else jnp.asarray(b, jnp.float32)
     w, q = w.astype(jnp.float32), q.astype(jnp.float32)
-    # The problem is invariant to shifts and scales of the line; O(1) coordinates keep float32 safe.
-    centre = w.mean()
-    w, q = w - centre, q - centre
-    scale = jnp.sqrt(jnp.mean(jnp.square(w)))
+    # Scales of the line change nothing, and those by powers of two not one bit: O(1) numbers keep float32 safe.
+    spread = jnp.sqrt(jnp.mean(jnp.square(w - w.mean())))
     extent = jnp.max(jnp.abs(q - w.mean()))
-    scale = jnp.where(scale > 1e-6 * extent, scale, jnp.maximum(extent, 1e-30))
+    scale = jnp.exp2(jnp.round(jnp.log2(jnp.maximum(jnp.maximum(spread, 1e-3 * extent), 1e-15))))
     w, q = w / scale, q / scale
     unit = jnp.square(scale)
     e = jnp.maximum(jnp.asarray(epsilon, jnp.float32) / unit, 1e-12)
-    g = _cold_start(w, q, e, b) if init is None else init.astype(jnp.float32) / unit
+    if balance == 0:
+        g = starts.exclude(jnp.zeros_like(q), w, q, e, b)
+        zero = jnp.zeros((), jnp.float32)
+        return Solution(g * unit, zero, zero.astype(jnp.int32), zero == 0)
+    if init is None:
+        g = starts.best(w, q, e, b, balance)
+    else:
+        g = starts.exclude(init.astype(jnp.float32) / unit, w, q, e, b)
     run = {Newton: _newton, Sinkhorn: _sinkhorn, Ott: _ott}[type(solver)]
-    solution = run(solver, w, q, e, b, g - g.mean())
+    solution = run(solver, w, q, e, b, balance, g, verify)
     return solution._replace(potentials=solution.potentials * unit)
 
 
-def _cold_start(w, q, epsilon, b):
-    """The better of the two limits; the entropic borders sit between them."""
-    low, high = semidual.start_low(w, q, epsilon, b), semidual.start_high(w, q, epsilon, b)
-    error_low, error_high = (
-        semidual.marginal_error(semidual.marginal(w, q, g, epsilon), b) for g in (low, high)
-    )
-    return jnp.where(error_low <= error_high, low, high)
+def _newton(solver, w, q, epsilon, b, balance, g, verify):
+    if solver.tolerance is not None:
+        return Solution(*newton.ascend(w, q, epsilon, b, balance, g, solver.max_iterations, solver.tolerance))
+    g, error = newton.steps(w, q, epsilon, b, balance, g, solver.max_iterations)
+    error = _error_at(w, q, g, epsilon, b, balance) if verify else error
+    return _finish(g, error, solver.max_iterations, solver)
 
 
-class _Search(NamedTuple):
-    """State of the damped Newton iteration: the accepted point, its direction, and the trial step along it."""
+def sinkhorn_step(
+    w: Float[Array, " n"],
+    q: Float[Array, " k"],
+    g: Float[Array, " k"],
+    epsilon: Scalar,
+    b: Float[Array, " k"],
+    balance: float = 1.0,
+) -> tuple[Float[Array, " k"], Scalar]:
+    """rho (g + epsilon (log b - log m(g))), and the marginal error at g.
 
-    g: Float[Array, " k"]
-    direction: Float[Array, " k"]
-    slope: Scalar
-    alpha: Scalar
-    best: Float[Array, " k"]
-    error: Scalar
-    iterations: Int[Array, ""]
-
-
-def _newton(solver, w, q, epsilon, b, g):
-    def evaluate(g):
-        m, links = semidual.marginal_and_links(w, q, g, epsilon)
-        residual = b - m
-        gaps = epsilon * semidual.solve_links(links, residual)
-        # Where a cell is empty the curvature says nothing: no border moves further than a standard deviation.
-        bound = 2 * jnp.diff(q) + 4 * epsilon
-        direction = semidual.from_gaps(jnp.clip(gaps, -bound, bound))
-        return residual, direction, semidual.marginal_error(m, b)
-
-    def step(s):
-        trial = s.g + s.alpha * s.direction
-        residual, direction, error = evaluate(trial)
-        slope = residual @ s.direction
-        overshot = (slope < -0.5 * s.slope) & (s.alpha > 1e-6)
-        secant = s.alpha * jnp.clip(s.slope / jnp.maximum(s.slope - slope, 1e-30), 0.1, 0.6)
-        better = error < s.error
-        return _Search(
-            g=jnp.where(overshot, s.g, trial),
-            direction=jnp.where(overshot, s.direction, direction),
-            slope=jnp.where(overshot, s.slope, residual @ direction),
-            alpha=jnp.where(overshot, secant, 1.0),
-            best=jnp.where(better, trial, s.best),
-            error=jnp.where(better, error, s.error),
-            iterations=s.iterations + 1,
-        )
-
-    # The first pass evaluates the start itself: alpha = 0 along no direction.
-    zero = jnp.zeros_like(g)
-    infinite = jnp.full((), jnp.inf, jnp.float32)
-    start = _Search(g, zero, zero[0], zero[0], g, infinite, jnp.zeros((), jnp.int32))
-    state = _iterate(step, step(start), solver)
-    return _finish(state.best, state.error, state.iterations - 1, solver)
+    At rho = 1 it is Sinkhorn's iteration, at rho < 1 that of Chizat et al. for the relaxed marginal, in the gauge where
+    the masses of beta and m agree.
+    """
+    m = semidual.marginal(w, q, g, epsilon)
+    error = semidual.marginal_error(m, semidual.target(g, epsilon, b, balance))
+    ratio = jnp.where(b > 0, b, 1.0) / jnp.maximum(jnp.where(b > 0, m, 1.0), 1e-30)
+    new = balance * (g + epsilon * jnp.log(ratio))
+    return jnp.where(b > 0, semidual.centre(new, b), g), error
 
 
-def _sinkhorn(solver, w, q, epsilon, b, g):
+def _sinkhorn(solver, w, q, epsilon, b, balance, g, verify):
     def step(state):
         g, _, iterations = state
-        m = semidual.marginal(w, q, g, epsilon)
-        update = epsilon * (jnp.log(b) - jnp.log(jnp.maximum(m, 1e-30)))
-        g = g + update
-        return g - g.mean(), semidual.marginal_error(m, b), iterations + 1
+        return *sinkhorn_step(w, q, g, epsilon, b, balance), iterations + 1
 
-    start = (g, jnp.full((), jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
-    g, _, iterations = _iterate(step, start, solver)
-    error = semidual.marginal_error(semidual.marginal(w, q, g, epsilon), b)
+    def unfinished(state):
+        return (state[1] > solver.tolerance) & (state[2] < solver.max_iterations)
+
+    state = (g, jnp.full((), jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
+    if solver.tolerance is None:
+        # A scan, which can be differentiated: the unrolled gradient.
+        state = jax.lax.scan(lambda s, _: (step(s), None), state, None, length=solver.max_iterations)[0]
+    else:
+        state = jax.lax.while_loop(unfinished, step, state)
+    g, error, iterations = state
+    if verify:
+        error = _error_at(w, q, g, epsilon, b, balance)
     return _finish(g, error, iterations, solver)
 
 
-def _ott(solver, w, q, epsilon, b, g):
+def _ott(solver, w, q, epsilon, b, balance, g, verify):
     # Imported here: ott-jax takes seconds to load, warns of its own dependencies, and only this solver needs it.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from ott.geometry import pointcloud
         from ott.problems.linear import linear_problem
-        from ott.solvers.linear import sinkhorn
+        from ott.solvers.linear import acceleration, sinkhorn
 
     geometry = pointcloud.PointCloud(w[:, None], q[:, None], epsilon=epsilon)
-    problem = linear_problem.LinearProblem(geometry, b=b)
-    run = sinkhorn.Sinkhorn(threshold=solver.tolerance, max_iterations=solver.max_iterations)
+    problem = linear_problem.LinearProblem(geometry, b=b, tau_b=balance)
+    momentum = None if solver.momentum is None else acceleration.Momentum(start=solver.momentum)
+    run = sinkhorn.Sinkhorn(threshold=solver.tolerance, max_iterations=solver.max_iterations, momentum=momentum)
     # ott-jax relies on implicit promotion; a caller's strict settings are for the caller's code.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        out = run(problem, init=(jnp.zeros_like(w), g))
-    error = semidual.marginal_error(semidual.marginal(w, q, out.g, epsilon), b)
-    return _finish(out.g - out.g.mean(), error, out.n_iters, solver)
+        out = run(problem, init=(jnp.zeros_like(w), jnp.where(b > 0, g, -jnp.inf)))
+    g = starts.exclude(jnp.where(b > 0, out.g, 0.0), w, q, epsilon, b)
+    return _finish(g, _error_at(w, q, g, epsilon, b, balance), out.n_iters, solver)
 
 
-def _error(state):
-    return state.error if isinstance(state, _Search) else state[1]
+def verified(
+    solution: Solution,
+    m: Float[Array, " k"],
+    epsilon: Scalar,
+    b: Float[Array, " k"],
+    balance: float,
+    solver: str | Solver,
+) -> Solution:
+    """A solution found by a fixed number of passes, with the error of the masses m that its potentials gave."""
+    if get_solver(solver).tolerance is not None or balance == 0:
+        return solution
+    error = semidual.marginal_error(m, semidual.target(solution.potentials, epsilon, b, balance))
+    return _finish(solution.potentials, error, solution.iterations, get_solver(solver))
 
 
-def _iterate(step, state, solver):
-    """`step` until the state's error is within the tolerance, or a fixed number of times by a differentiable scan."""
-    if solver.tolerance is None:
-        return jax.lax.scan(lambda s, _: (step(s), None), state, None, length=solver.max_iterations)[0]
-
-    def unfinished(carry):
-        state, count = carry
-        return (_error(state) > solver.tolerance) & (count < solver.max_iterations)
-
-    return jax.lax.while_loop(unfinished, lambda c: (step(c[0]), c[1] + 1), (state, 0))[0]
+def _error_at(w, q, g, epsilon, b, balance):
+    return semidual.marginal_error(
+        semidual.marginal(w, q, g, epsilon), semidual.target(g, epsilon, b, balance)
+    )
 
 
 def _finish(g, error, iterations, solver):

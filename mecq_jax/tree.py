@@ -8,19 +8,21 @@ Both are {path: {name: array}}, so that optax, orbax and jit take them as they a
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from mecq_jax.grouping import from_groups
+from mecq_jax.grouping import from_groups, group_shape, to_groups
 from mecq_jax.quantizer import Info, Params, Quantizer, State
 from mecq_jax.rules import Plan, Rule, _key, flatten, make_plan
 
 QuantTree = dict[str, Params]
 StateTree = dict[str, State]
 Codes = dict[str, UInt8[Array, "g n"]]
+JOINED = 2**18  # weights of the largest leaf that is joined with others into one call
 
 
 def replace_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
@@ -53,7 +55,7 @@ def quantize_tree(params: Any, rules: Sequence[Rule] | Quantizer) -> tuple[Plan,
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"{path} is {leaf.dtype}; only floating weights can be quantized, exclude it by a rule")
         try:
-            quant[path], state[path] = quantizer.init(leaf)
+            quant[path], state[path] = jax.jit(quantizer.init)(leaf)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return plan, quant, state
@@ -65,9 +67,38 @@ def apply_tree(
     """`params` with every planned leaf replaced by its soft weights; the new state; diagnostics by path."""
     leaves = flatten(params)
     soft, new_state, info = {}, {}, {}
+    for quantizer, paths in _batches(plan, leaves):
+        if len(paths) == 1:
+            path = paths[0]
+            soft[path], new_state[path], info[path] = quantizer.apply(leaves[path], quant[path], state[path], epsilon)
+            continue
+        groups = [to_groups(leaves[path], quantizer.granularity) for path in paths]
+        ends = list(accumulate(g.shape[0] for g in groups))
+        joined_quant, joined_state = (
+            jax.tree.map(lambda *x: jnp.concatenate(x), *(part[path] for path in paths)) for part in (quant, state)
+        )
+        out = quantizer.apply_groups(jnp.concatenate(groups), joined_quant, joined_state, epsilon)
+        for path, start, end in zip(paths, [0, *ends], ends, strict=False):
+            part, new_state[path], own = jax.tree.map(lambda x, at=slice(start, end): x[at], out)
+            soft[path] = from_groups(part, leaves[path].shape, quantizer.granularity)
+            info[path] = own.over_groups()
+    return replace_leaves(params, soft), {path: new_state[path] for path in state}, info
+
+
+def _batches(plan: Plan, leaves: Mapping[str, Any]) -> list[tuple[Quantizer, list[str]]]:
+    """Paths that can share a call: small leaves of one type and quantizer whose groups have one size.
+
+    A network's many layers of a few shapes become a few kernels; a large leaf keeps the device busy by itself, and
+    joining it would copy it.
+    """
+    batches: dict[Any, tuple[Quantizer, list[str]]] = {}
     for path, quantizer in plan.quantizers.items():
-        soft[path], new_state[path], info[path] = quantizer.apply(leaves[path], quant[path], state[path], epsilon)
-    return replace_leaves(params, soft), new_state, info
+        leaf = leaves[path]
+        key: Any = path
+        if leaf.size <= JOINED:
+            key = (quantizer, str(leaf.dtype), group_shape(leaf.shape, quantizer.granularity)[1])
+        batches.setdefault(key, (quantizer, []))[1].append(path)
+    return list(batches.values())
 
 
 def codes_tree(plan: Plan, params: Any, quant: QuantTree, state: StateTree) -> Codes:

@@ -1,4 +1,4 @@
-"""The suite's settings: eight CPU devices, strict promotion of types and ranks. Nowhere else are they set."""
+"""The suite's settings: eight CPU devices, strict promotion, signatures checked. Nowhere else are they set."""
 
 import os
 
@@ -8,9 +8,15 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Every call into these modules is checked against its jaxtyping signature. The rooms that take what a user brings
+# (grouping, packing, artifact, rules) are left out: there our own ValueErrors are what is tested.
+CHECKED = ("semidual", "codebook", "transport", "assignment", "quantizer", "losses", "training", "layers")
+install_import_hook([f"mecq_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The three solvers against float64 references: Newton in NumPy, SciPy's linear program, and each other."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +53,8 @@ def problem(name, rng, n=4000):
     "solver", [Newton(), Sinkhorn(), Ott(tolerance=2e-6)], ids=["newton", "sinkhorn", "ott"]
 )
 def test_potentials_equal_the_float64_reference(solver, k, prior, rng):
-    w = rng.normal(size=150).astype(np.float32)
-    q = np.asarray(codebook.quantile(w[None], k))[0]
+    w = jnp.asarray(rng.normal(size=150), jnp.float32)
+    q = codebook.quantile(w[None], k)[0]
     b = np.full(k, 1 / k) if prior is None else (np.arange(k) + 1) / (np.arange(k) + 1).sum()
     epsilon = 0.1
     solution = solve(w, q, epsilon, jnp.asarray(b, jnp.float32), solver=solver)
@@ -63,8 +65,8 @@ def test_potentials_equal_the_float64_reference(solver, k, prior, rng):
 def test_small_epsilon_is_the_linear_program(rng):
     """As epsilon falls the soft assignment costs what the optimal coupling costs."""
     n, k = 40, 4
-    w, q = rng.normal(size=n).astype(np.float32), np.array([-1.2, -0.3, 0.4, 1.1], np.float32)
-    cost = (w[:, None].astype(float) - q[None]) ** 2
+    w, q = jnp.asarray(rng.normal(size=n), jnp.float32), jnp.array([-1.2, -0.3, 0.4, 1.1], jnp.float32)
+    cost = (np.asarray(w, float)[:, None] - np.asarray(q)[None]) ** 2
     rows = np.kron(np.eye(n), np.ones((1, k)))
     columns = np.kron(np.ones((1, n)), np.eye(k))
     ends = np.concatenate([np.full(n, 1 / n), np.full(k, 1 / k)])
@@ -85,15 +87,16 @@ def test_newton_is_safe_from_a_cold_start(name, k, rng):
         error = k * np.max(np.abs(masses(w, q, solution.potentials, epsilon) - 1 / k))
         assert error < 1e-2, (relative, solution)
         assert abs(error - float(solution.marginal_error)) < 1e-2
-        assert not bool(solution.converged) or float(solution.marginal_error) <= 1e-5
+        assert not bool(solution.converged) or error < 2e-3, (relative, solution)
 
 
 def test_constant_weights_are_shared_equally():
-    w, q = np.full(50, 0.7, np.float32), np.linspace(0.5, 0.9, 4).astype(np.float32)
-    for relative in RELATIVE:
-        epsilon = relative * 1e-3 * 0.16
+    """The variance is 0; what float32 resolves is epsilon against the square of the levels' distance, here 0.16."""
+    w, q = jnp.full(50, 0.7, jnp.float32), jnp.linspace(0.5, 0.9, 4, dtype=jnp.float32)
+    for epsilon in 0.16 * np.array([1e-7, 1e-6, 1e-5, 1e-4, 1e-2, 1.0, 10.0]):
         solution = solve(w, q, epsilon)
-        assert float(solution.marginal_error) < 1e-2 and bool(np.isfinite(solution.potentials).all())
+        assert bool(jnp.isfinite(solution.potentials).all())
+        assert epsilon < 1e-6 or float(solution.marginal_error) < 1e-2
 
 
 def test_empty_cells_fill(rng):
@@ -104,12 +107,12 @@ def test_empty_cells_fill(rng):
 
 
 def test_newton_takes_few_passes_and_fewer_warm(rng):
-    w = rng.normal(size=100_000).astype(np.float32)
+    w = jnp.asarray(rng.normal(size=100_000), jnp.float32)
     q = codebook.quantile(w[None], 4)[0]
     for epsilon in (0.1, 0.01, 0.001):
         cold = solve(w, q, epsilon)
         assert bool(cold.converged) and int(cold.iterations) <= 9
-        moved = w + np.float32(1e-3) * rng.normal(size=w.shape).astype(np.float32)
+        moved = w + jnp.asarray(1e-3 * rng.normal(size=w.shape), jnp.float32)
         warm = solve(moved, q, epsilon, init=cold.potentials)
         zero = solve(moved, q, epsilon, init=jnp.zeros(4, jnp.float32))
         assert bool(warm.converged) and int(warm.iterations) <= int(zero.iterations)
@@ -124,7 +127,7 @@ def test_shift_and_scale(shift, scale, rng):
 
 
 def test_fixed_iterations_vmap_and_bfloat16(rng):
-    w = rng.normal(size=(3, 200)).astype(np.float32)
+    w = jnp.asarray(rng.normal(size=(3, 200)), jnp.float32)
     q = codebook.quantile(w, 4)
     for solver in (Newton(max_iterations=5, tolerance=None), Sinkhorn(max_iterations=7, tolerance=None)):
         many = jax.vmap(lambda w, q, s=solver: solve(w, q, 0.1, solver=s))(w, q)
@@ -140,7 +143,7 @@ def test_random_mixtures(seed, k, exponent, skew):
     """Never a NaN, and `converged` is never a lie: the masses are computed again in float64."""
     rng = np.random.default_rng(seed)
     w = np.where(rng.random(300) < 0.5, rng.normal(size=300), skew * rng.laplace(size=300) + 1).astype(np.float32)
-    q = np.asarray(lloyd_max(w[None], k))[0]
+    q = lloyd_max(w[None], k)[0]
     epsilon = 10**exponent * float(w.var())
     solution = solve(w, q, epsilon)
     assert bool(np.isfinite(solution.potentials).all())
@@ -158,22 +161,26 @@ def test_bad_solvers(solver, match):
         transport.get_solver(solver)
 
 
-@pytest.mark.parametrize("prior,match", [([0.5, 0.5], "shape"), ([1.0, 0, 0, 0], "above 0"), ([1.0] * 4, "sums to")])
+@pytest.mark.parametrize(
+    "prior,match",
+    [([0.5, 0.5], "shape"), ([1.0, 0, 0, 0], "two levels"), ([1.5, -0.5, 0, 0], "at least 0"), ([1.0] * 4, "sums to")],
+)
 def test_bad_priors(prior, match):
     with pytest.raises(ValueError, match=match):
         transport.check_prior(prior, 4)
 
 
 def test_gradient_and_curvature_of_the_semidual(rng):
-    """b - m is grad F, and solve_links inverts -epsilon hess F on the potentials with sum zero."""
+    """beta - m is grad F, and solve_laplacian inverts -epsilon hess F on the potentials with sum zero."""
     w, q = jnp.asarray(rng.normal(size=300), jnp.float32), jnp.asarray([-1.0, -0.2, 0.3, 1.2], jnp.float32)
     g, e, b = jnp.asarray([0.1, -0.1, 0.05, -0.05], jnp.float32), jnp.float32(0.2), jnp.full(4, 0.25, jnp.float32)
-
-    def dual(g):
-        return b @ g - e * jax.nn.logsumexp(semidual.logits(w, q, g, e), axis=0).mean()
-
-    np.testing.assert_allclose(jax.grad(dual)(g), b - semidual.marginal(w, q, g, e), atol=1e-6)
-    _, links = semidual.marginal_and_links(w, q, g, e)
-    rhs = jnp.asarray([0.3, -0.1, 0.2, -0.4], jnp.float32)
-    expected = np.linalg.pinv(-float(e) * np.asarray(jax.hessian(dual)(g), np.float64), rcond=1e-4) @ np.asarray(rhs)
-    np.testing.assert_allclose(semidual.from_gaps(semidual.solve_links(links, rhs)), expected, rtol=2e-4, atol=1e-5)
+    for balance in (1.0, 0.6):
+        dual = partial(semidual.dual_value, w, q, epsilon=e, b=b, balance=balance)
+        m, links = semidual.marginal_and_links(w, q, g, e)
+        beta = semidual.target(g, e, b, balance)
+        np.testing.assert_allclose(jax.grad(lambda g, f=dual: f(g))(g), beta - m, atol=1e-6)
+        rhs = jnp.asarray([0.3, -0.1, 0.2, -0.4], jnp.float32)
+        hessian = np.asarray(jax.hessian(lambda g, f=dual: f(g))(g), np.float64)
+        expected = np.linalg.pinv(-float(e) * hessian, rcond=1e-4) @ np.asarray(rhs)
+        got = semidual.solve_laplacian(semidual.curvature(links, beta, balance), rhs, b, noise=jnp.zeros_like(rhs))
+        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=1e-5)

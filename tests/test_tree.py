@@ -115,7 +115,7 @@ def test_other_trees():
 
 
 def test_distillation_is_the_divergence(rng):
-    student, teacher = rng.normal(size=(2, 5, 7)).astype(np.float32)
+    student, teacher = jnp.asarray(rng.normal(size=(2, 5, 7)), jnp.float32)
     p, q = log_softmax(teacher / 2.0, axis=1), log_softmax(student / 2.0, axis=1)
     expected = 4 * np.mean(np.sum(np.exp(p) * (p - q), axis=1))
     np.testing.assert_allclose(losses.distillation(student, teacher, 2.0), expected, rtol=1e-4)
