@@ -10,10 +10,10 @@ demo: $(READY)
 	$(PY) -m experiments.demo
 
 test: $(READY) lint
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist worksteal
 
 fast: $(READY)
-	$(PY) -m pytest -n 2 -m fast
+	$(PY) -m pytest -n 2 --dist worksteal -m fast
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from mecq_jax import semidual, transport
-from mecq_jax.streaming import over_blocks
+from mecq_jax.streaming import along, over_blocks
 
 Scalar = Float[Array, ""]
 GRADIENTS = ("implicit", "mirror")
@@ -122,9 +122,9 @@ def _readout(w, q, g, epsilon, b, balance, gradient):
     def block(w):
         s = _soften(w, q, g, epsilon)
         soft, _ = s.mean(q[:, None])
-        entropy = jnp.sum(jnp.log(s.total) - jnp.sum(s.p * s.logits, axis=0))
-        certain = jnp.sum((s.total < 1 / 0.99).astype(jnp.float32))  # the largest term of the sum is 1
-        return (entropy, certain, s.p.sum(axis=1)), (soft,)
+        entropy = along(jnp.log(s.total) - jnp.sum(s.p * s.logits, axis=0))
+        certain = along((s.total < 1 / 0.99).astype(jnp.float32))  # the largest term of the sum is 1
+        return (entropy, certain, along(s.p)), (soft,)
 
     sums, (soft,) = over_blocks(block, (w,), q.shape[0])
     return soft, *(x / w.shape[0] for x in sums)
@@ -150,7 +150,7 @@ def _readout_backward(balance, gradient, residuals, cotangents):
         s = _soften(w, q, g, epsilon)
         both = jnp.stack(direct(s, d_soft))
         links = jnp.dot(s.p, s.p.T, precision=jax.lax.Precision.HIGHEST)
-        return (both.sum(axis=2), jnp.abs(both).sum(axis=2), links), ()
+        return (along(both), along(jnp.abs(both)), links), ()
 
     u_soft = u_entropy = jnp.zeros_like(q)
     if balance > 0:
@@ -170,8 +170,8 @@ def _readout_backward(balance, gradient, residuals, cotangents):
         d_w = 2 / epsilon * jnp.sum(kept * s.mean(q[:, None])[1], axis=0)
         if gradient == "mirror":
             d_w = d_w + d_soft
-        d_q = jnp.sum(d_soft[None, :] * s.p + delta * (2 / epsilon) * (w[None, :] - q[:, None]), axis=1)
-        return (d_q, -jnp.sum(kept * s.logits) / epsilon), (d_w,)
+        d_q = along(d_soft[None, :] * s.p + delta * (2 / epsilon) * (w[None, :] - q[:, None]))
+        return (d_q, -along(kept * s.logits).sum() / epsilon), (d_w,)
 
     (d_q, d_epsilon), (d_w,) = over_blocks(second, (w, d_soft), k)
 

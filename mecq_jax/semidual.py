@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mecq_jax.streaming import over_blocks
+from mecq_jax.streaming import along, over_blocks
 
 Scalar = Float[Array, ""]
 EPS32 = float(jnp.finfo(jnp.float32).eps)
@@ -50,7 +50,7 @@ def marginal(
     w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
 ) -> Float[Array, " k"]:
     """m_j = mean_i p_ij: the mass that level j receives."""
-    total, _ = over_blocks(lambda w: (probabilities(w, q, g, epsilon).sum(axis=1), ()), (w,), q.shape[0])
+    total, _ = over_blocks(lambda w: (along(probabilities(w, q, g, epsilon)), ()), (w,), q.shape[0])
     return total / w.shape[0]
 
 
@@ -61,7 +61,7 @@ def marginal_and_links(
 
     def block(w):
         p = probabilities(w, q, g, epsilon)
-        return (p.sum(axis=1), jnp.dot(p, p.T, precision=jax.lax.Precision.HIGHEST)), ()
+        return (along(p), jnp.dot(p, p.T, precision=jax.lax.Precision.HIGHEST)), ()
 
     (m, links), _ = over_blocks(block, (w,), q.shape[0])
     return m / w.shape[0], links / w.shape[0]
@@ -86,7 +86,7 @@ def dual_value(
     """F(g)."""
 
     def block(w):
-        return jax.nn.logsumexp(logits(w, q, g, epsilon), axis=0).sum(), ()
+        return along(jax.nn.logsumexp(logits(w, q, g, epsilon), axis=0)), ()
 
     total, _ = over_blocks(block, (w,), q.shape[0])
     smooth = epsilon * total / w.shape[0]

@@ -73,16 +73,32 @@ def _scan(f, cut):
     @jax.checkpoint
     def step(carry, blocks):
         total, lost = carry
-        value, maps = jax.vmap(f)(*blocks)
+        value, maps = _each(f)(*blocks)
         value = jax.tree.map(jnp.subtract, value, lost)
         new = jax.tree.map(jnp.add, total, value)
         lost = jax.tree.map(lambda n, t, v: (n - t) - v, new, total, value)
         return (new, lost), maps
 
-    shapes = jax.eval_shape(jax.vmap(f), *(x[0] for x in cut))[0]
+    shapes = jax.eval_shape(_each(f), *(x[0] for x in cut))[0]
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (sums, _), maps = jax.lax.scan(step, (zero, zero), cut)
     return jax.tree.map(lambda s: s.sum(axis=0), sums), maps
+
+
+def _each(f):
+    """vmap, but without a batch of one: XLA on CPU does not vectorise sums over levels behind a leading axis."""
+
+    def call(*args):
+        if jax.tree.leaves(args)[0].shape[0] > 1:
+            return jax.vmap(f)(*args)
+        return jax.tree.map(lambda y: y[None], f(*jax.tree.map(lambda x: x[0], args)))
+
+    return call
+
+
+def along(x: Float[Array, "... n"]) -> Float[Array, "..."]:
+    """Sums over the last axis, as a product with ones: XLA's own sums along the contiguous axis are not vectorised."""
+    return jnp.dot(x, jnp.ones(x.shape[-1], x.dtype), precision=jax.lax.Precision.HIGHEST)
 
 
 def map_groups(f: Callable[..., Any], arrays: tuple[Any, ...], n: int, k: int) -> Any:
@@ -97,10 +113,11 @@ def map_groups(f: Callable[..., Any], arrays: tuple[Any, ...], n: int, k: int) -
     groups = jax.tree.leaves(arrays)[0].shape[0]
     together = max(1, budget() // (min(n, max(64, budget() // k)) * k))
     if together >= groups:
-        return jax.vmap(f)(*arrays)
+        return _each(f)(*arrays)
     parts = jax.device_count() if groups % jax.device_count() == 0 else 1
     cut = jax.tree.map(lambda x: x.reshape(parts, groups // parts, *x.shape[1:]), arrays)
-    out = jax.vmap(lambda *part: jax.lax.map(lambda args: f(*args), part, batch_size=together))(*cut)
+    size = together if together > 1 else None
+    out = _each(lambda *part: jax.lax.map(lambda args: f(*args), part, batch_size=size))(*cut)
     return jax.tree.map(lambda y: y.reshape(groups, *y.shape[2:]), out)
 
 
