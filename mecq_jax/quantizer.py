@@ -117,7 +117,9 @@ class MEC(_OnArrays):
       codebook: where levels start: 'lloyd_max', 'quantile', 'uniform' or a function.
       prior: level masses b, at least 0 with sum 1; None is uniform; 'lloyd_max' takes each group's masses of the
         nearest of its first levels; 'learned' trains them, b = softmax(logits), from uniform.
-      balance: rho, how hard the masses are held to the prior: 1 exactly, 0 not at all (differentiable k-means).
+      balance: rho, how hard the masses are held to the prior: 1 exactly, 0 not at all (differentiable k-means). The
+        strength tau = epsilon rho / (1 - rho) falls with epsilon, so that below 1 the masses come free as training
+        hardens: at rho = 0.99 a Gaussian's 8 levels end, at epsilon = 0.003, within 3 % of Lloyd-Max's error.
       solver: how potentials are found; in training two warm Newton steps hold them.
       gradient: 'implicit' or 'mirror' (see `assignment.soft_assign`).
     """

@@ -15,6 +15,7 @@ the reductions.
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -122,7 +123,7 @@ class Trainer:
     ) -> TrainState:
         """The state before the first step."""
         opt_state = self.optimizer.init({"weights": params, "levels": quant})
-        codes = tree.codes_tree(self.plan, params, quant, quant_state)
+        codes = jax.jit(partial(tree.codes_tree, self.plan))(params, quant, quant_state)
         return TrainState(
             jnp.zeros((), jnp.int32), params, quant, quant_state, model_state, opt_state, codes, rng
         )

@@ -1,0 +1,158 @@
+"""The training step of each method side by side: one forward, backward and optimizer step, all kernels of the blocks.
+
+python -m experiments.benchmarks.step [--tiny] [--out DIR]     about 15 minutes on two cores; goes on where it stopped
+
+float, ste, lsq    plain training and the straight-through baselines
+mec newton 1, 2    the method with one or two warm Newton passes a step; gradient='mirror' (and 'implicit' with 2)
+mec sinkhorn 10    the method with ten Sinkhorn iterations instead
+dkm                soft k-means with n x k attention, three iterations differentiated through (Cho et al., ICLR 2022)
+
+Models: CIFAR ResNet-20 at batch 128, ViT-Tiny (patch 4 on 32 x 32) at batch 32, and a 50-million-parameter transformer
+stack at 4 x 256 tokens. Times are ratios to lsq's on the same model; memory is the executable's temporaries and the
+arguments together, as a ratio to lsq's. ott-jax as the solver of a whole network is left out: twenty layers of it had
+not compiled in eight minutes on two cores; `solver` has it on one group of weights.
+"""
+
+import argparse
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments.benchmarks.dkm import DKM
+from experiments.benchmarks.measure import Results, Row, compiled, seconds
+from experiments.models import build
+from mecq_jax import LSQ, MEC, STE, Newton, Rule, Sinkhorn, Trainer, quantize_tree
+from mecq_jax.quantizer import Quantizer
+from mecq_jax.rules import Plan
+from mecq_jax.training import optimizers
+
+
+def _mec(steps: int, gradient: str) -> MEC:
+    return MEC(solver=Newton(max_iterations=steps, tolerance=None), gradient=gradient)
+
+
+METHODS: dict[str, Quantizer | None] = {
+    "float": None,
+    "ste": STE(),
+    "lsq": LSQ(),
+    "mec newton 1": _mec(1, "mirror"),
+    "mec newton 2": _mec(2, "mirror"),
+    "mec newton 2 implicit": _mec(2, "implicit"),
+    "mec sinkhorn 10": MEC(solver=Sinkhorn(max_iterations=10, tolerance=None), gradient="mirror"),
+    "dkm": DKM(),
+}
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
+        self.norm1, self.norm2 = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(width, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
+        self.up, self.down = nnx.Linear(width, 4 * width, rngs=rngs), nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.down(nnx.gelu(self.up(self.norm2(x))))
+
+
+class Stack(nnx.Module):
+    """Blocks between a linear embedding of each token and a linear head on their mean."""
+
+    def __init__(self, inputs: int, width: int, heads: int, depth: int, rngs: nnx.Rngs):
+        self.embed = nnx.Linear(inputs, width, rngs=rngs)
+        self.blocks = nnx.List([Block(width, heads, rngs) for _ in range(depth)])
+        self.head = nnx.Linear(width, 10, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(axis=1))
+
+
+def make(name: str, tiny: bool) -> tuple[nnx.Module, tuple[int, ...]]:
+    """(model, shape of a batch)."""
+    rngs = nnx.Rngs(0)
+    match name:
+        case "resnet20":
+            return build("resnet20", 3, 32, 10, 4 if tiny else 16, 0), (8 if tiny else 128, 32, 32, 3)
+        case "vit_tiny":
+            return Stack(48, *((16, 2, 2) if tiny else (192, 3, 12)), rngs), (2 if tiny else 32, 64, 48)
+    return Stack(64, *((16, 2, 2) if tiny else (768, 12, 7)), rngs), (4, 8 if tiny else 256, 64)
+
+
+def step_of(model: nnx.Module, method: Quantizer | None, shape: tuple[int, ...]) -> tuple[Callable, Any, Any]:
+    """(train step, state, batch)."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    params = nnx.to_pure_dict(params)
+
+    def loss_fn(params, model_state, batch, rng):
+        merged = nnx.merge(graphdef, nnx.State(params), rest, copy=True)
+        logits = merged(batch["x"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), (model_state, {})
+
+    plan, quant, state = Plan({}, {}), {}, {}  # type: ignore[var-annotated]
+    if method is not None:
+        plan, quant, state = quantize_tree(params, [Rule("blocks/.*kernel", method)])
+    optimizer = optimizers(optax.sgd(1e-3, momentum=0.9), optax.sgd(1e-4))
+    epsilon, weight = optax.constant_schedule(0.05), optax.constant_schedule(0.1)
+    trainer = Trainer(plan=plan, loss_fn=loss_fn, optimizer=optimizer, epsilon=epsilon, entropy_weight=weight)
+    rng = np.random.default_rng(0)
+    batch = {"x": jnp.asarray(rng.normal(size=shape), jnp.float32), "y": jnp.asarray(rng.integers(0, 10, shape[0]))}
+    return trainer.soft_step, trainer.init(params, quant, state, {}, jax.random.key(0)), batch
+
+
+def measure(name: str, tiny: bool, repeats: int) -> list[Row]:
+    """Rows of all methods on one model."""
+    calls, memory = {}, {}
+    for method, quantizer in METHODS.items():
+        model, shape = make(name, tiny)
+        step, state, batch = step_of(model, quantizer, shape)
+        calls[method], temporaries = compiled(step, state, batch)
+        held = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state, state.quant_state, batch))
+                   if hasattr(x, "nbytes"))
+        memory[method] = temporaries + held
+        print(f"{name} {method}: compiled, {temporaries / 1e6:.0f} MB of temporaries", flush=True)
+    times = seconds(calls, repeats, budget=120)
+    return [
+        {"key": f"{name} {method}", "model": name, "method": method, "seconds": t, "to_lsq": t / times["lsq"],
+         "bytes": memory[method], "bytes_to_lsq": memory[method] / memory["lsq"]}
+        for method, t in times.items()
+    ]
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "model": lambda r: r["model"],
+    "method": lambda r: r["method"],
+    "step, s": lambda r: f"{r['seconds']:.3g}",
+    "times lsq": lambda r: f"{r['to_lsq']:.3f}",
+    "memory, MB": lambda r: f"{r['bytes'] / 1e6:.0f}",
+    "memory times lsq": lambda r: f"{r['bytes_to_lsq']:.3f}",
+}
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="small models, for a try")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    results = Results("step", options.out)
+    for name in ("resnet20", "vit_tiny", "stack"):
+        if results.missing([f"{name} lsq"]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # ott-jax's dependencies warn of deprecations
+                results.add(measure(name, options.tiny, 2 if options.tiny else 7))
+        print(results.table(COLUMNS), flush=True)
+    return results
+
+
+if __name__ == "__main__":
+    main()
