@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.studies import common, gradients, iterations, relaxation
+from experiments.studies import common, gradients, iterations, passes, relaxation
 
-STUDIES = {"iterations": iterations, "gradients": gradients, "relaxation": relaxation}
+STUDIES = {"iterations": iterations, "gradients": gradients, "relaxation": relaxation, "passes": passes}
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +27,13 @@ def write(tmp_path, name, config, data):
     assert (tmp_path / "table.md").read_text() == text and "jax" in text
     assert json.loads((tmp_path / "data.json").read_text())["versions"]["jax"] == jax.__version__
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_passes(tmp_path):
+    config = passes.Config(n=2000, levels=(4,), epsilons=(0.1, 1e-3), seeds=1)
+    data = passes.compute(config)
+    assert all(r["converged"] and r["iterations"] <= 20 for r in data["records"])
+    write(tmp_path, "passes", config, data)
 
 
 def test_iterations(tmp_path):
@@ -127,3 +134,12 @@ def test_fields_have_their_types(tmp_path):
     assert config.bits == (2,) and config.epsilons == (1.0, 0.1) and config.float_run == "some" and out == tmp_path
     assert str(tmp_path) not in common.command("relaxation", config)
     assert common.significant(0.00012) == "1.2e-04" and common.significant(123.4) == "123"
+
+
+def test_benchmarks_run_and_go_on_where_they_stopped(tmp_path, capsys):
+    from experiments.benchmarks import solver
+
+    rows = solver.main(["--tiny", "--out", str(tmp_path)]).rows
+    assert {r["solver"] for r in rows} >= {"newton", "sinkhorn", "ott"} and all(r["seconds"] > 0 for r in rows)
+    assert "| newton |" in (tmp_path / "solver" / "table.md").read_text()
+    assert len(solver.main(["--tiny", "--out", str(tmp_path)]).rows) == len(rows), "nothing is measured twice"
