@@ -143,3 +143,11 @@ def test_benchmarks_run_and_go_on_where_they_stopped(tmp_path, capsys):
     assert {r["solver"] for r in rows} >= {"newton", "sinkhorn", "ott"} and all(r["seconds"] > 0 for r in rows)
     assert "| newton |" in (tmp_path / "solver" / "table.md").read_text()
     assert len(solver.main(["--tiny", "--out", str(tmp_path)]).rows) == len(rows), "nothing is measured twice"
+
+
+def test_the_readme_holds_the_tables_on_disk():
+    from experiments import readme
+
+    text = (readme.ROOT / "README.md").read_text()
+    assert len(readme.BLOCK.findall(text)) == 2
+    assert readme.filled(text) == text, "run python -m experiments.readme"

@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> Any:
         if results.missing([f"{name} lsq"]):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # ott-jax's dependencies warn of deprecations
-                results.add(measure(name, options.tiny, 2 if options.tiny else 7))
+                results.add(measure(name, options.tiny, 2 if options.tiny else 5))
         print(results.table(COLUMNS), flush=True)
     return results
 
