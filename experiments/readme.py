@@ -1,4 +1,4 @@
-"""Copy result tables into the README, between `<!-- begin PATH -->` and `<!-- end -->`:  python -m experiments.readme"""
+"""Copy result tables into the README, between `<!-- begin PATH -->` and `<!-- end -->`: python -m experiments.readme"""
 
 import re
 from pathlib import Path
