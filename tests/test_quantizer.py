@@ -74,7 +74,6 @@ def test_odd_weights_stay_finite(name, case, rng):
         assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradient))
 
 
-@pytest.mark.fast
 def test_mec_hardens_to_equal_masses_and_soft_meets_hard(rng):
     w = weights(rng, (60, 50))
     for prior in (None, (0.1, 0.2, 0.3, 0.4)):
@@ -88,7 +87,6 @@ def test_mec_hardens_to_equal_masses_and_soft_meets_hard(rng):
         assert float(jnp.mean((jnp.abs(soft - hard) > 1e-3).astype(jnp.float32))) < 0.02
 
 
-@pytest.mark.fast
 def test_mec_scales_with_the_weights_and_sorts_levels(rng):
     w = weights(rng)
     quantizer = MEC(k=4, solver=Newton())
@@ -113,7 +111,6 @@ def test_lsq_step_gradient_is_the_papers(rng):
     np.testing.assert_allclose(float(got[0]), (c * inside).sum() / np.sqrt(300 * 3), rtol=1e-3)
 
 
-@pytest.mark.fast
 def test_mec_works_under_scan(rng):
     w, quantizer = weights(rng), MEC(k=4, granularity=PerChannel())
     params, state = quantizer.init(w)
