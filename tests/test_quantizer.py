@@ -56,7 +56,6 @@ def test_battery(quantizer, rng):
     assert low.dtype == jnp.bfloat16 and bool(jnp.isfinite(low.astype(jnp.float32)).all())
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("case", ["constant", "ties", "two weights"])
 def test_odd_weights_stay_finite(name, case, rng):
