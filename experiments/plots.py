@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800")
-_CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW)
+CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW)
 _BINS = 120
 
 
@@ -29,11 +29,11 @@ def levels_over_training(path: str | os.PathLike, steps: np.ndarray, levels: np.
     steps, levels = np.asarray(steps), np.asarray(levels)
     if levels.ndim != 2 or levels.shape[0] != len(steps):
         raise ValueError(f"levels has shape {levels.shape}, must be [{len(steps)}, k]; give a row per step")
-    figure, (left, right) = _panels(1, 2, title, width=11, height=4.2)
+    figure, (left, right) = panels(1, 2, title, width=11, height=4.2)
     colours = _level_colours(levels.shape[1])
     for trajectory, colour in zip(levels.T, colours, strict=True):
         left.plot(steps, trajectory, color=colour, linewidth=1.6)
-    _label(left, "Levels", "train step", "level (weight units)")
+    caption(left, "Levels", "train step", "level (weight units)")
     both = np.concatenate([np.ravel(weights_before), np.ravel(weights_after), levels[-1]])
     spread = (float(both.min()), float(both.max()))
     right.hist(np.ravel(weights_before), bins=_BINS, range=spread, color=SKY, alpha=0.55, label="start")
@@ -42,9 +42,9 @@ def levels_over_training(path: str | os.PathLike, steps: np.ndarray, levels: np.
         right.axvline(level, color=colour, linewidth=1.3, linestyle="--",
                       label="final levels" if index == 0 else None)
     right.set_yscale("log")
-    _label(right, "Weights", "weight", "weights per bin (count, log scale)")
+    caption(right, "Weights", "weight", "weights per bin (count, log scale)")
     right.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def entropy_and_epsilon(path: str | os.PathLike, steps: np.ndarray, entropy: np.ndarray, epsilon: np.ndarray,
@@ -56,10 +56,10 @@ def entropy_and_epsilon(path: str | os.PathLike, steps: np.ndarray, entropy: np.
     marks: name of a phase -> the train step at which it begins, drawn as vertical lines.
     unit: of the entropy.
     """
-    figure, (axis,) = _panels(1, 1, "Entropy of the assignments and epsilon", width=8, height=4.6)
+    figure, (axis,) = panels(1, 1, "Entropy of the assignments and epsilon", width=8, height=4.6)
     epsilon = np.asarray(epsilon, float)
     lines = axis.plot(steps, entropy, color=BLUE, label="entropy")
-    _label(axis, "", "train step", f"mean entropy per weight ({unit})")
+    caption(axis, "", "train step", f"mean entropy per weight ({unit})")
     axis.yaxis.label.set_color(BLUE)
     twin = axis.twinx()
     positive = np.where(epsilon > 0, epsilon, np.nan)
@@ -72,7 +72,7 @@ def entropy_and_epsilon(path: str | os.PathLike, steps: np.ndarray, entropy: np.
         axis.annotate(name, (step, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -4), fontsize=8,
                       textcoords="offset points", rotation=90, va="top", ha="left", color="0.3")
     axis.legend(handles=lines, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def assignment_curves(path: str | os.PathLike,
@@ -86,19 +86,19 @@ def assignment_curves(path: str | os.PathLike,
     if not curves:
         raise ValueError("curves has 0 entries, must have at least 1; pass (label, w_grid, p, soft) for each")
     columns = len(curves)
-    figure, axes = _panels(2, columns, title, width=max(5.0, 3.4 * columns), height=6)
+    figure, axes = panels(2, columns, title, width=max(5.0, 3.4 * columns), height=6)
     for column, (label, grid, p, soft) in enumerate(curves):
         top, bottom = axes[column], axes[columns + column]
         p = np.asarray(p)
         for j, colour in enumerate(_level_colours(p.shape[1])):
             top.plot(grid, p[:, j], color=colour, linewidth=1.6)
         top.set_ylim(-0.03, 1.03)
-        _label(top, label, "weight w", "probability $p_j(w)$" if column == 0 else "")
+        caption(top, label, "weight w", "probability $p_j(w)$" if column == 0 else "")
         bottom.plot(grid, grid, color="0.6", linestyle="--", linewidth=1, label="w")
         bottom.plot(grid, soft, color=BLUE, linewidth=1.8, label="soft weight")
-        _label(bottom, "", "weight w", "soft weight ŵ(w)" if column == 0 else "")
+        caption(bottom, "", "weight w", "soft weight ŵ(w)" if column == 0 else "")
     axes[columns].legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def accuracy(path: str | os.PathLike, series: Mapping[str, tuple[np.ndarray, np.ndarray]],
@@ -109,18 +109,18 @@ def accuracy(path: str | os.PathLike, series: Mapping[str, tuple[np.ndarray, np.
     series: name -> (steps [T], accuracy [T] as fractions from 0 to 1).
     title: of the figure.
     """
-    figure, (axis,) = _panels(1, 1, title, width=7.5, height=4.6)
+    figure, (axis,) = panels(1, 1, title, width=7.5, height=4.6)
     for index, (name, (x, y)) in enumerate(series.items()):
-        style = ("-", "--", ":", "-.")[index // len(_CYCLE) % 4]
-        axis.plot(x, 100 * np.asarray(y, float), color=_CYCLE[index % len(_CYCLE)], linestyle=style,
+        style = ("-", "--", ":", "-.")[index // len(CYCLE) % 4]
+        axis.plot(x, 100 * np.asarray(y, float), color=CYCLE[index % len(CYCLE)], linestyle=style,
                   marker="o" if len(x) < 30 else None, markersize=3.5, label=name)
-    _label(axis, "", "train step", "test accuracy (%)")
+    caption(axis, "", "train step", "test accuracy (%)")
     if series:
         axis.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _panels(rows: int, columns: int, title: str, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def panels(rows: int, columns: int, title: str, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of width x height inches and its axes, row by row."""
     figure = Figure(figsize=(width, height), dpi=130)
     FigureCanvasAgg(figure)
@@ -128,7 +128,7 @@ def _panels(rows: int, columns: int, title: str, width: float, height: float) ->
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
-def _label(axis: Axes, title: str, x: str, y: str) -> None:
+def caption(axis: Axes, title: str, x: str, y: str) -> None:
     axis.set_title(title, fontsize=11)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
@@ -140,7 +140,7 @@ def _level_colours(count: int) -> list[tuple[float, ...]]:
     return [tuple(c) for c in matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, count))]
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save(figure: Figure, path: str | os.PathLike) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     figure.savefig(path, format="png")

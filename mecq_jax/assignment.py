@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from mecq_jax import semidual, transport
-from mecq_jax.streaming import along, over_blocks
+from mecq_jax.semidual import Scalar
+from mecq_jax.streaming import across, along, over_blocks
 
-Scalar = Float[Array, ""]
 GRADIENTS = ("implicit", "mirror")
 
 
@@ -45,28 +45,27 @@ class Assignment(NamedTuple):
 
 
 class _Soft(NamedTuple):
-    """p of a block [k, n], with what stays exact where p rounds to 1: differences from the most probable level."""
+    """p of a block, with the logits less their largest."""
 
     p: Float[Array, "k n"]
-    logits: Float[Array, "k n"]  # less the largest
+    logits: Float[Array, "k n"]
     total: Float[Array, " n"]  # sum_j exp(logits)
-    top: Float[Array, "k n"]  # 1 at the most probable level, shared where there is a tie
 
-    def mean(self, x: Array) -> tuple[Float[Array, " n"], Float[Array, "k n"]]:
-        """sum_j p_ij x_ij, and x_ij less it, as x_top + sum_j p_ij (x_j - x_top)."""
-        reference = jnp.sum(self.top * x, axis=0)
-        apart = x - reference[None, :]
-        mean = jnp.sum(self.p * apart, axis=0)
-        return reference + mean, apart - mean[None, :]
+    def pull(self, y: Float[Array, "k n"]) -> Float[Array, "k n"]:
+        """p_ij (y_ij - sum_l p_il y_il): the cotangent of the logits of sum_j p_ij y_ij.
+
+        The mean is taken off in two rounds, so that what is left holds where p rounds to 1: the first is off by a
+        rounding of y, the second by a rounding of that.
+        """
+        y = y - across(self.p * y)[None, :]
+        return self.p * (y - across(self.p * y)[None, :])
 
 
 def _soften(w, q, g, epsilon) -> _Soft:
-    l = semidual.logits(w, q, g, epsilon)
-    l = l - jax.lax.stop_gradient(l.max(axis=0))[None, :]
+    l = semidual.scores(w, q, g)[0] * (1 / epsilon)
     e = jnp.exp(l)
-    total = e.sum(axis=0)
-    top = (l == 0).astype(l.dtype)
-    return _Soft(e / total[None, :], l, total, top / top.sum(axis=0)[None, :])
+    total = across(e)
+    return _Soft(e * (1 / total)[None, :], l, total)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -118,56 +117,62 @@ implicit_potentials.defvjp(_implicit_forward, _implicit_backward)
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _readout(w, q, g, epsilon, b, balance, gradient):
     """Soft weights, mean entropy, share of certain weights and masses in one pass; g as the solution of w, q, b."""
+    return _read(w, q, g, epsilon)[0]
+
+
+def _read(w, q, g, epsilon):
+    """What `_readout` says, and the links between levels."""
+    middle = q.mean()
 
     def block(w):
         s = _soften(w, q, g, epsilon)
-        soft, _ = s.mean(q[:, None])
-        entropy = along(jnp.log(s.total) - jnp.sum(s.p * s.logits, axis=0))
-        certain = along((s.total < 1 / 0.99).astype(jnp.float32))  # the largest term of the sum is 1
-        return (entropy, certain, along(s.p)), (soft,)
+        soft = middle + across(s.p, q - middle)
+        entropy = jnp.log(s.total) - across(s.p * s.logits)
+        certain = (s.total < 1 / 0.99).astype(jnp.float32)  # the largest term of the sum is 1
+        return (*along(jnp.stack([entropy, certain])), semidual.links_of(s.p)), (soft,)
 
     sums, (soft,) = over_blocks(block, (w,), q.shape[0])
-    return soft, *(x / w.shape[0] for x in sums)
+    entropy, certain, links = (x / w.shape[0] for x in sums)
+    return (soft, entropy, certain, links.sum(axis=1)), links
 
 
 def _readout_forward(w, q, g, epsilon, b, balance, gradient):
     g = implicit_potentials(g, w, q, epsilon, b, balance)
-    return _readout(w, q, g, epsilon, b, balance, gradient), (w, q, g, epsilon, b)
+    out, links = _read(w, q, g, epsilon)
+    return out, (w, q, g, epsilon, b, links)
 
 
 def _readout_backward(balance, gradient, residuals, cotangents):
-    w, q, g, epsilon, b = residuals
+    w, q, g, epsilon, b, links = residuals
     d_soft, d_entropy = cotangents[:2]
     n, k = w.shape[0], q.shape[0]
     d_entropy = d_entropy / n
+    # The delta_i of a weight sum to 0, so that q may be shifted where it meets them; near 0 it rounds least.
+    near = q - q.mean()
 
-    def direct(s, d_soft):
-        """delta_ij at fixed g: through the soft weights, through the entropy."""
-        through_soft = d_soft[None, :] * s.p * s.mean(q[:, None])[1]
-        return through_soft, -d_entropy * s.p * s.mean(s.logits)[1]
+    def ways(s, d_soft):
+        """y_ij with delta_i = pull(y_i) at fixed g. The mirror form treats the two ways to the loss apart."""
+        through_soft, through_entropy = d_soft[None, :] * near[:, None], -d_entropy * s.logits
+        return (through_soft + through_entropy,) if gradient == "implicit" else (through_soft, through_entropy)
 
     def first(w, d_soft):
         s = _soften(w, q, g, epsilon)
-        both = jnp.stack(direct(s, d_soft))
-        links = jnp.dot(s.p, s.p.T, precision=jax.lax.Precision.HIGHEST)
-        return (along(both), along(jnp.abs(both)), links), ()
+        deltas = jnp.stack([s.pull(y) for y in ways(s, d_soft)])
+        return (along(deltas), along(jnp.abs(deltas))), ()
 
-    u_soft = u_entropy = jnp.zeros_like(q)
+    us = [jnp.zeros_like(q)] * (1 if gradient == "implicit" else 2)
     if balance > 0:
-        (sums, sizes, links), _ = over_blocks(first, (w, d_soft), k)
+        (sums, sizes), _ = over_blocks(first, (w, d_soft), k)
         beta = semidual.target(g, epsilon, b, balance)
-        links = semidual.curvature(links / n, beta, balance)
-        u_soft, u_entropy = (_solve_rounded(links, v, b, beta, size) for v, size in zip(sums, sizes, strict=True))
+        links = semidual.curvature(links, beta, balance)
+        us = [_solve_rounded(links, v, b, beta, size) for v, size in zip(sums, sizes, strict=True)]
 
     def second(w, d_soft):
         s = _soften(w, q, g, epsilon)
-        through_soft, through_entropy = direct(s, d_soft)
-        through_soft = through_soft - s.p * s.mean(u_soft[:, None])[1] / n
-        through_entropy = through_entropy - s.p * s.mean(u_entropy[:, None])[1] / n
-        delta = through_soft + through_entropy
+        deltas = [s.pull(y - u[:, None] / n) for y, u in zip(ways(s, d_soft), us, strict=True)]
         # The mirror form leaves out the way of w and epsilon through the soft weights, and only it.
-        kept = delta if gradient == "implicit" else through_entropy
-        d_w = 2 / epsilon * jnp.sum(kept * s.mean(q[:, None])[1], axis=0)
+        delta, kept = sum(deltas[1:], deltas[0]), deltas[-1]
+        d_w = 2 / epsilon * across(kept, near)
         if gradient == "mirror":
             d_w = d_w + d_soft
         d_q = along(d_soft[None, :] * s.p + delta * (2 / epsilon) * (w[None, :] - q[:, None]))
@@ -181,9 +186,8 @@ def _readout_backward(balance, gradient, residuals, cotangents):
     def masses(epsilon, b, u):
         return u @ semidual.target(g, epsilon, b, balance)
 
-    d_b = jax.grad(masses, 1)(epsilon, b, u_soft + u_entropy)
-    u_kept = u_soft + u_entropy if gradient == "implicit" else u_entropy
-    return d_w, d_q, jnp.zeros_like(g), d_epsilon + jax.grad(masses)(epsilon, b, u_kept), d_b
+    d_b = jax.grad(masses, 1)(epsilon, b, sum(us[1:], us[0]))
+    return d_w, d_q, jnp.zeros_like(g), d_epsilon + jax.grad(masses)(epsilon, b, us[-1]), d_b
 
 
 _readout.defvjp(_readout_forward, _readout_backward)

@@ -2,7 +2,8 @@
 
 F is concave, so its slope along d falls: a trial point whose slope is more negative than half the first slope has
 overshot, and alpha is cut by the secant; every other trial is taken. One pass over the weights an iteration. It ends at
-the tolerance, or where within the resolution of float32 potentials three passes have not halved the error.
+the tolerance or at 2 k times float32's epsilon, below which `solve_laplacian` takes a residual for rounding; or where,
+within the resolution of float32 potentials, a pass has not halved the error.
 """
 
 from typing import NamedTuple
@@ -12,8 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mecq_jax import semidual
-
-Scalar = Float[Array, ""]
+from mecq_jax.semidual import Scalar
 
 
 class Search(NamedTuple):
@@ -26,7 +26,7 @@ class Search(NamedTuple):
     best: Float[Array, " k"]
     error: Scalar
     resolution: Scalar
-    stalled: Int[Array, ""]
+    stalled: Bool[Array, ""]
     iterations: Int[Array, ""]
 
 
@@ -35,7 +35,7 @@ def _begin(g: Float[Array, " k"]) -> Search:
     zero = jnp.zeros_like(g)
     infinite = jnp.full((), jnp.inf, jnp.float32)
     none = jnp.zeros((), jnp.int32)
-    return Search(g, zero, zero[0], zero[0], g, infinite, zero[0], none, none)
+    return Search(g, zero, zero[0], zero[0], g, infinite, zero[0], none > 0, none)
 
 
 def _stepper(w, q, epsilon, b, balance):
@@ -74,7 +74,7 @@ def _stepper(w, q, epsilon, b, balance):
             best=jnp.where(better, trial, s.best),
             error=jnp.where(better, error, s.error),
             resolution=jnp.where(better, resolution, s.resolution),
-            stalled=jnp.where((error < 0.5 * s.error) | (error > resolution), 0, s.stalled + 1),
+            stalled=(error >= 0.5 * s.error) & (error <= resolution),
             iterations=s.iterations + 1,
         )
 
@@ -93,9 +93,10 @@ def ascend(
 ) -> tuple[Float[Array, " k"], Scalar, Int[Array, ""], Bool[Array, ""]]:
     """(potentials, marginal error, iterations, converged) from the start `g`; arguments as `transport.solve`'s."""
     step = _stepper(w, q, epsilon, b, balance)
+    tolerance = max(tolerance, 2 * q.shape[0] * semidual.EPS32)
 
     def unfinished(s):
-        return (s.error > tolerance) & (s.stalled < 3) & (s.iterations <= max_iterations)
+        return (s.error > tolerance) & ~s.stalled & (s.iterations <= max_iterations)
 
     s = jax.lax.while_loop(unfinished, step, _begin(g))
     return s.best, s.error, s.iterations - 1, s.error <= jnp.maximum(tolerance, s.resolution)

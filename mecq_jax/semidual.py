@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mecq_jax.streaming import along, over_blocks
+from mecq_jax.streaming import across, along, over_blocks
 
 Scalar = Float[Array, ""]
 EPS32 = float(jnp.finfo(jnp.float32).eps)
@@ -31,19 +31,23 @@ EPS32 = float(jnp.finfo(jnp.float32).eps)
 UNROLLED = 8
 
 
-def logits(
-    w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
-) -> Float[Array, "k n"]:
-    """l_ji = (g_j - (w_i - q_j)^2) / epsilon; softmax over j (axis 0) gives p."""
+def scores(
+    w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"]
+) -> tuple[Float[Array, "k n"], Float[Array, " n"]]:
+    """g_j - C_ij less its largest over j, and that largest; softmax over j (axis 0) of the scores / epsilon is p."""
     # The square of a difference, not its expansion: near a border both costs are small and so is their rounding.
-    return (g[:, None] - jnp.square(w[None, :] - q[:, None])) / epsilon
+    score = g[:, None] - jnp.square(w[None, :] - q[:, None])
+    top = jax.lax.stop_gradient(score.max(axis=0))
+    return score - top[None, :], top
 
 
 def probabilities(
     w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
 ) -> Float[Array, "k n"]:
     """p_ij, laid out [k, n]: the probability that weight i takes level j."""
-    return jax.nn.softmax(logits(w, q, g, epsilon), axis=0)
+    # Reciprocals of epsilon and of n sums, where divisions would be 2 k n of the slowest operations here.
+    e = jnp.exp(scores(w, q, g)[0] * (1 / epsilon))
+    return e * (1 / across(e))[None, :]
 
 
 def marginal(
@@ -54,17 +58,18 @@ def marginal(
     return total / w.shape[0]
 
 
+def links_of(p: Float[Array, "k n"]) -> Float[Array, "k k"]:
+    """sum_i p_ij p_il. Its rows sum to sum_i p_ij, the masses, since each p_i sums to 1."""
+    return jnp.dot(p, p.T, precision=jax.lax.Precision.HIGHEST)
+
+
 def marginal_and_links(
     w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
 ) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
     """m_j, and the links mean_i p_ij p_il between levels, in one pass over the weights."""
-
-    def block(w):
-        p = probabilities(w, q, g, epsilon)
-        return (along(p), jnp.dot(p, p.T, precision=jax.lax.Precision.HIGHEST)), ()
-
-    (m, links), _ = over_blocks(block, (w,), q.shape[0])
-    return m / w.shape[0], links / w.shape[0]
+    links, _ = over_blocks(lambda w: (links_of(probabilities(w, q, g, epsilon)), ()), (w,), q.shape[0])
+    links = links / w.shape[0]
+    return links.sum(axis=1), links
 
 
 def target(g: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"], balance: float) -> Float[Array, " k"]:
@@ -86,10 +91,11 @@ def dual_value(
     """F(g)."""
 
     def block(w):
-        return along(jax.nn.logsumexp(logits(w, q, g, epsilon), axis=0)), ()
+        score, top = scores(w, q, g)
+        return along(top + epsilon * jnp.log(across(jnp.exp(score * (1 / epsilon))))), ()
 
     total, _ = over_blocks(block, (w,), q.shape[0])
-    smooth = epsilon * total / w.shape[0]
+    smooth = total / w.shape[0]
     if balance == 1:
         return jnp.sum(jnp.where(b > 0, b * g, 0.0)) - smooth
     tau = epsilon * (balance / (1 - balance))
@@ -138,8 +144,8 @@ def solve_laplacian(
       links: of `curvature`, not negative.
       rhs: right-hand side, a number for each level.
       b: level masses.
-      noise: rounding error of rhs, a number for each level; what of L^-1 rhs is within twice its sum is taken for 0, or
-        it would be blown up where a cut through the graph has almost no links.
+      noise: rounding error of rhs, a number for each level; what of L^-1 rhs is within its sum is taken for 0, or it
+        would be blown up where a cut through the graph has almost no links.
       weak: for each level, of its mass, what it may be linked by and still be cut off: the links of a cut are weighed
         against its sum over what the cut parts, by D^2 / (D^2 + weak^2). A derivative across such a cut is rounding.
       reach: bound on D^-1 L^-1 rhs, each level's move against the levels above it. A bounded direction is an ascent
@@ -159,7 +165,7 @@ def solve_laplacian(
 
     state = _repeat(k - 1, eliminate, (links, carried, jnp.zeros_like(rhs)))
     shares, (y, doubt, cut), pivots = state
-    y = jnp.sign(y) * jnp.maximum(jnp.abs(y) - 2 * doubt, 0.0)
+    y = jnp.sign(y) * jnp.maximum(jnp.abs(y) - doubt, 0.0)
     inverse = 1 / jnp.maximum(pivots, 1e-30)
     if weak is not None:  # one division: XLA would turn two into one by a product that underflows
         inverse = pivots / jnp.maximum(jnp.square(pivots) + jnp.square(cut), 1e-37)

@@ -1,22 +1,28 @@
-"""Where solvers of the semi-dual start: its two limits, epsilon to 0 and to infinity, and no potentials at all."""
+"""Where solvers of the semi-dual start: its two limits, epsilon to 0 and to infinity, and no potentials at all.
+
+The limits are taken on a sample of the weights, `sample(w, k)`, which is all of them where they are few.
+"""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mecq_jax import semidual
+from mecq_jax.semidual import Scalar
 from mecq_jax.streaming import subsample
 
-Scalar = Float[Array, ""]
-# Above so many weights the low start sorts a sample: its borders are off by 0.2 % of the mass, which Newton mends.
-SORTED = 2**16
+# Weights of a sample for each level: the mass of a level is off by some 2 %, which Newton mends.
+SAMPLE = 2**11
+Samples = Float[Array, "parts m"]
 
 
-def low(
-    w: Float[Array, " n"], q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"]
-) -> Float[Array, " k"]:
+def sample(w: Float[Array, " n"], k: int) -> Samples:
+    """Sorted weights for a start with k levels, a part from each device."""
+    return subsample(w, min(SAMPLE * k, 2**16))
+
+
+def low(samples: Samples, q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"]) -> Float[Array, " k"]:
     """The potentials of the limit epsilon -> 0 at balance 1: cell borders at the quantiles of w."""
-    samples = subsample(w, SORTED)
     return jax.vmap(lambda ordered: _at_quantiles(ordered, q, epsilon, b))(samples).mean(axis=0)
 
 
@@ -61,13 +67,14 @@ def high(
 
 
 def best(
-    w: Float[Array, " n"], q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"], balance: float
+    samples: Samples, q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"], balance: float
 ) -> Float[Array, " k"]:
     """The start of the highest dual value; the solution sits between the two limits.
 
     With a relaxed marginal the limit epsilon -> 0 is the nearest level, g = 0.
     """
-    candidates = [low(w, q, epsilon, b), high(w, q, epsilon, b, balance)]
+    w = samples.reshape(-1)
+    candidates = [low(samples, q, epsilon, b), high(w, q, epsilon, b, balance)]
     if balance < 1:
         candidates.append(jnp.zeros_like(q))
     candidates = [exclude(g, w, q, epsilon, b) for g in candidates]
@@ -83,4 +90,4 @@ def exclude(
     return jnp.where(b > 0, semidual.centre(g, b), -4 * jnp.square(reach) - 400 * epsilon)
 
 
-__all__ = ["best", "exclude", "high", "low"]
+__all__ = ["best", "exclude", "high", "low", "sample"]

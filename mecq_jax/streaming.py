@@ -101,6 +101,13 @@ def along(x: Float[Array, "... n"]) -> Float[Array, "..."]:
     return jnp.dot(x, jnp.ones(x.shape[-1], x.dtype), precision=jax.lax.Precision.HIGHEST)
 
 
+def across(p: Float[Array, "k n"], x: Float[Array, " k"] | None = None) -> Float[Array, " n"]:
+    """sum_j x_j p_ji, x = 1 if None; on a CPU as a product, which takes half the time of XLA's sum."""
+    if jax.default_backend() == "cpu":
+        return jnp.dot(jnp.ones(p.shape[0], p.dtype) if x is None else x, p, precision=jax.lax.Precision.HIGHEST)
+    return (p if x is None else p * x[:, None]).sum(axis=0)
+
+
 def map_groups(f: Callable[..., Any], arrays: tuple[Any, ...], n: int, k: int) -> Any:
     """f over the leading axis of `arrays` (pytrees), as many groups at a time as fit a block.
 

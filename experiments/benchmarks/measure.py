@@ -1,14 +1,18 @@
 """Interleaved timing, memory of executables, and rows on disk that a stopped benchmark goes on from."""
 
+import argparse
+import functools
 import json
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from experiments.runfolder import atomic_write_text, versions
 
@@ -44,9 +48,9 @@ def seconds(calls: Mapping[str, Callable[[], Any]], repeats: int, budget: float 
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+@functools.cache
 def bandwidth() -> float:
     """Bytes a second that this device moves in y = x + 1 over 256 MiB, read and written."""
-    import jax.numpy as jnp
 
     x = jnp.zeros(2**26, jnp.float32)
     call, _ = compiled(lambda x: x + 1, x)
@@ -82,3 +86,30 @@ class Results:
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
         atomic_write_text(self.folder / "table.md", f"Device: {self.device}, {os.cpu_count()} cores.\n\n{text}")
         return text
+
+
+def run(
+    name: str,
+    doc: str | None,
+    columns: Mapping[str, Callable[[Row], str]],
+    pieces: Callable[[bool], Mapping[str, Callable[[], Iterable[Row]]]],
+    arguments: list[str] | None = None,
+) -> Results:
+    """A benchmark's command line: the pieces that are not on disk are measured, and the table printed after each.
+
+    pieces: whether tiny -> {key of a row that the piece gives: its measurement}.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="small sizes, for a try; needs --out")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: experiments/results/benchmarks)")
+    options = parser.parse_args(arguments)
+    if options.tiny and options.out is None:
+        parser.error("--tiny: give a folder by --out, so that a try does not stand among the results")
+    results = Results(name, options.out)
+    for key, piece in pieces(options.tiny).items():
+        if results.missing([key]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the rivals' dependencies warn of deprecations
+                results.add(piece())
+        print(results.table(columns), flush=True)
+    return results

@@ -1,6 +1,6 @@
 """Solvers side by side: value and gradient of the soft weights at epsilon = 0.01 var(w), to a marginal error of 1e-6.
 
-python -m experiments.benchmarks.solver [--tiny] [--out DIR]     about 10 minutes on two cores; goes on where it stopped
+python -m experiments.benchmarks.solver [--tiny --out DIR]     about 6 minutes on two cores; goes on where it stopped
 
 newton          cold start, tolerance 1e-6, fused backward pass
 newton warm 1   one step from the solution, as in a training step with gradient='mirror'
@@ -9,33 +9,31 @@ ott             ott-jax, log domain, threshold 1e-6, implicit differentiation by
 ott momentum    the same with adaptive momentum from iteration 100
 copy bound      the bytes that must move (weights read in each pass, soft weights and gradient written) at copying speed
 
-Slow rivals are measured at one size each: `ott` and `sinkhorn` at n = 1e4, and at n = 1e6 with k = 8.
+Slow rivals are measured at one size each: `ott` and `sinkhorn` at n = 1e4, and at n = 1e6 with k = 8. The error is
+sum_j |b_j - m_j|, ott-jax's own measure, of each solver's potentials in float64.
 """
 
-import argparse
-import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.measure import Results, Row, bandwidth, compiled, seconds
+from experiments.benchmarks import measure
+from experiments.benchmarks.measure import Row
 from mecq_jax import Newton, Sinkhorn, codebook, transport
 from mecq_jax.assignment import soft_assign
 
 EPSILON = 0.01
-SIZES = [(10**4, 4), (10**4, 8), (10**4, 16), (10**6, 4), (10**6, 8), (10**6, 16), (10**7, 4), (10**7, 8), (10**7, 16)]
+SIZES = [(n, k) for n in (10**4, 10**6, 10**7) for k in (4, 8, 16)] + [(10**8, 4)]
 SLOW = {(10**4, 4), (10**4, 8), (10**4, 16), (10**6, 8)}
 
 
 def loss(w, q, c, **options):
-    """A fixed linear functional of the soft weights, and their entropy."""
+    """A fixed linear functional of the soft weights, and their entropy; the potentials."""
     out = soft_assign(w, q, EPSILON * w.var(), **options)
-    return jnp.vdot(c, out.soft) / w.size + out.entropy
+    return jnp.vdot(c, out.soft) / w.size + out.entropy, out.solution.potentials
 
 
 def ott_loss(w, q, c, momentum=None):
@@ -47,15 +45,15 @@ def ott_loss(w, q, c, momentum=None):
 
     implicit = implicit_differentiation.ImplicitDiff(solver_kwargs={"nonsym_solver": lambda **_: lineax.SVD()})
     over = None if momentum is None else acceleration.Momentum(start=momentum)
-    solver = sinkhorn.Sinkhorn(threshold=1e-6, max_iterations=20_000, implicit_diff=implicit, momentum=over)
+    solver = sinkhorn.Sinkhorn(threshold=1e-6, max_iterations=2000, implicit_diff=implicit, momentum=over)
     geometry = pointcloud.PointCloud(w[:, None], q[:, None], epsilon=EPSILON * w.var())
     out = solver(linear_problem.LinearProblem(geometry))
     p = jax.nn.softmax((out.g[None] - jnp.square(w[:, None] - q[None])) / (EPSILON * w.var()), axis=1)
-    return jnp.vdot(c, p @ q) / w.size
+    return jnp.vdot(c, p @ q) / w.size, out.g
 
 
 def rivals(w, q, slow: bool) -> dict[str, Callable]:
-    """Loss functions (w, q, c) by name."""
+    """Loss functions (w, q, c) -> (loss, potentials) by name."""
     g = jax.jit(transport.solve)(w, q, EPSILON * w.var()).potentials
     warm = Newton(max_iterations=1, tolerance=None)
     out: dict[str, Callable] = {
@@ -71,25 +69,46 @@ def rivals(w, q, slow: bool) -> dict[str, Callable]:
     return out
 
 
-def measure(n: int, k: int, slow: bool, repeats: int, speed: float) -> list[Row]:
+def error(w, q, g) -> float:
+    """sum_j |1/k - m_j(g)| in float64, by slices of the weights."""
+    epsilon = EPSILON * float(jnp.var(w))
+    w, q, g = (np.asarray(x, np.float64) for x in (w, q, g))
+    mass = np.zeros_like(q)
+    for part in np.array_split(w, -(-len(w) // 10**6)):
+        score = (g - np.square(part[:, None] - q)) / epsilon
+        p = np.exp(score - score.max(axis=1, keepdims=True))
+        mass += (p / p.sum(axis=1, keepdims=True)).sum(axis=0)
+    return float(np.abs(mass / len(w) - 1 / len(q)).sum())
+
+
+def one_size(n: int, k: int, slow: bool, repeats: int) -> list[Row]:
     """Rows of all rivals at one size."""
     rng = np.random.default_rng(0)
-    w, c = (jnp.asarray(rng.normal(size=n), jnp.float32) for _ in range(2))
-    q = codebook.quantile(w[None], k)[0]
-    calls, temporaries = {}, {}
+    w, c = (jnp.asarray(rng.standard_normal(n, np.float32)) for _ in range(2))
+    q = codebook.quantile(w[None, : 10**6], k)[0]
+    calls, temporaries, errors = {}, {}, {}
     for name, f in rivals(w, q, slow).items():
-        calls[name], temporaries[name] = compiled(jax.value_and_grad(f, (0, 1)), w, q, c)
-    times = seconds(calls, repeats)
+        calls[name], temporaries[name] = measure.compiled(jax.value_and_grad(f, (0, 1), has_aux=True), w, q, c)
+        (_, g), _ = calls[name]()
+        errors[name] = error(w, q, g)
+    times = measure.seconds(calls, repeats)
     # Newton's passes, the readout (w in, soft out), two backward passes (w and the cotangent in, the gradient out).
     solve = jax.jit(partial(transport.solve, solver=Newton(tolerance=1e-6)))
     passes = int(solve(w, q, EPSILON * w.var()).iterations) + 1
-    bound = 4 * n * (passes + 2 + 5) / speed
+    bound = 4 * n * (passes + 2 + 5) / measure.bandwidth()
     rows: list[Row] = []
     for name, spent in times.items():
         ratio = {"of_bound": spent / bound} if name == "newton" else {}
         rows.append({"key": f"{n} {k} {name}", "n": n, "k": k, "solver": name, "seconds": spent,
-                     "to_newton": spent / times["newton"], "temporaries": temporaries[name] / (4 * n), **ratio})
+                     "to_newton": spent / times["newton"], "error": errors[name],
+                     "temporaries": temporaries[name] / (4 * n), **ratio})
     return rows
+
+
+def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
+    if tiny:
+        return {"2000 4 newton": partial(one_size, 2000, 4, True, 1)}
+    return {f"{n} {k} newton": partial(one_size, n, k, (n, k) in SLOW, 5) for n, k in SIZES}
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -97,28 +116,14 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "k": lambda r: str(r["k"]),
     "solver": lambda r: r["solver"],
     "value and gradient, s": lambda r: f"{r['seconds']:.3g}",
+    "error": lambda r: f"{r['error']:.1e}",
     "times newton": lambda r: f"{r['to_newton']:.3g}",
     "temporaries / weights": lambda r: f"{r['temporaries']:.2f}",
     "times the copy bound": lambda r: f"{r['of_bound']:.0f}" if "of_bound" in r else "",
 }
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="one small size, for a try")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args(arguments)
-    results = Results("solver", options.out)
-    sizes = [(2000, 4)] if options.tiny else SIZES
-    speed = bandwidth()
-    for n, k in sizes:
-        if results.missing([f"{n} {k} newton"]):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # ott-jax's dependencies warn of deprecations
-                results.add(measure(n, k, options.tiny or (n, k) in SLOW, 1 if options.tiny else 5, speed))
-        print(results.table(COLUMNS), flush=True)
-    return results
-
+main = partial(measure.run, "solver", __doc__, COLUMNS, pieces)
 
 if __name__ == "__main__":
     main()

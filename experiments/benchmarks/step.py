@@ -1,10 +1,11 @@
 """The training step of each method side by side: one forward, backward and optimizer step, all kernels of the blocks.
 
-python -m experiments.benchmarks.step [--tiny] [--out DIR]   ResNet-20: 4 minutes on two cores; goes on where it stopped
+python -m experiments.benchmarks.step [--tiny --out DIR]   ResNet-20: 4 minutes on two cores; goes on where it stopped
 
 float, ste, lsq    plain training and the straight-through baselines
 mec newton 1, 2    the method with one or two warm Newton passes a step; gradient='mirror' (and 'implicit' with 2)
 mec sinkhorn 10    the method with ten Sinkhorn iterations instead
+qwix qat           the qwix package's quantized training, int2 weights; needs `pip install qwix`, else left out
 dkm                soft k-means with n x k attention, three iterations differentiated through (Cho et al., ICLR 2022)
 
 Models: CIFAR ResNet-20 at batch 128, ViT-Tiny (patch 4 on 32 x 32) at batch 32, and a 50-million-parameter transformer
@@ -13,10 +14,9 @@ arguments together, as a ratio to lsq's. ott-jax as the solver of a whole networ
 not compiled in eight minutes on two cores; `solver` has it on one group of weights.
 """
 
-import argparse
-import warnings
+import importlib.util
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,8 +25,9 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.benchmarks import measure
 from experiments.benchmarks.dkm import DKM
-from experiments.benchmarks.measure import Results, Row, compiled, seconds
+from experiments.benchmarks.measure import Row
 from experiments.models import build
 from mecq_jax import LSQ, MEC, STE, Newton, Rule, Sinkhorn, Trainer, quantize_tree
 from mecq_jax.quantizer import Quantizer
@@ -48,6 +49,7 @@ METHODS: dict[str, Quantizer | None] = {
     "mec sinkhorn 10": MEC(solver=Sinkhorn(max_iterations=10, tolerance=None), gradient="mirror"),
     "dkm": DKM(),
 }
+QWIX = "qwix qat"
 
 
 class Block(nnx.Module):
@@ -89,6 +91,14 @@ def make(name: str, tiny: bool) -> tuple[nnx.Module, tuple[int, ...]]:
     return Stack(64, *((16, 2, 2) if tiny else (768, 12, 7)), rngs), (4, 8 if tiny else 256, 64)
 
 
+def with_qwix(model: nnx.Module, shape: tuple[int, ...]) -> nnx.Module:
+    """The model with qwix's fake quantization in the blocks, as its own users would apply it."""
+    import qwix
+
+    rule = qwix.QtRule(module_path="blocks/.*", weight_qtype="int2")
+    return qwix.quantize_model(model, qwix.QtProvider([rule]), jnp.zeros(shape))
+
+
 def step_of(model: nnx.Module, method: Quantizer | None, shape: tuple[int, ...]) -> tuple[Callable, Any, Any]:
     """(train step, state, batch)."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
@@ -110,18 +120,21 @@ def step_of(model: nnx.Module, method: Quantizer | None, shape: tuple[int, ...])
     return trainer.soft_step, trainer.init(params, quant, state, {}, jax.random.key(0)), batch
 
 
-def measure(name: str, tiny: bool, repeats: int) -> list[Row]:
+def one_model(name: str, tiny: bool, repeats: int) -> list[Row]:
     """Rows of all methods on one model."""
     calls, memory = {}, {}
-    for method, quantizer in METHODS.items():
+    methods = list(METHODS) + [QWIX] * (importlib.util.find_spec("qwix") is not None)
+    for method in methods:
         model, shape = make(name, tiny)
-        step, state, batch = step_of(model, quantizer, shape)
-        calls[method], temporaries = compiled(step, state, batch)
+        if method == QWIX:
+            model = with_qwix(model, shape)
+        step, state, batch = step_of(model, METHODS.get(method), shape)
+        calls[method], temporaries = measure.compiled(step, state, batch)
         held = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state, state.quant_state, batch))
                    if hasattr(x, "nbytes"))
         memory[method] = temporaries + held
         print(f"{name} {method}: compiled, {temporaries / 1e6:.0f} MB of temporaries", flush=True)
-    times = seconds(calls, repeats, budget=120)
+    times = measure.seconds(calls, repeats, budget=120)
     return [
         {"key": f"{name} {method}", "model": name, "method": method, "seconds": t, "to_lsq": t / times["lsq"],
          "bytes": memory[method], "bytes_to_lsq": memory[method] / memory["lsq"]}
@@ -139,20 +152,12 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="small models, for a try")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args(arguments)
-    results = Results("step", options.out)
-    for name in ("resnet20", "vit_tiny", "stack"):
-        if results.missing([f"{name} lsq"]):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # ott-jax's dependencies warn of deprecations
-                results.add(measure(name, options.tiny, 2 if options.tiny else 5))
-        print(results.table(COLUMNS), flush=True)
-    return results
+def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
+    models = ("resnet20", "vit_tiny", "stack")
+    return {f"{name} lsq": partial(one_model, name, tiny, 2 if tiny else 5) for name in models}
 
+
+main = partial(measure.run, "step", __doc__, COLUMNS, pieces)
 
 if __name__ == "__main__":
     main()

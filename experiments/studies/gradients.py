@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import softmax
 
-from experiments.plots import _CYCLE, _label, _panels, _save
+from experiments.plots import CYCLE, caption, panels, save
 from experiments.studies import common
 from experiments.studies.common import Table, percent, significant
 from experiments.studies.gradient_methods import Loss, methods
@@ -212,10 +212,10 @@ def draw(path: Path, data: dict[str, Any]) -> None:
     """Errors in w and q against epsilon at the largest n; temporaries against time at the least of the large n."""
     n, size = list(data["sizes"].items())[-1]
     large, costs = next(iter(data["cost"].items()))
-    figure, axes = _panels(1, 3, f"Gradients through the transport, n = {n}", width=16, height=4.8)
+    figure, axes = panels(1, 3, f"Gradients through the transport, n = {n}", width=16, height=4.8)
     epsilons = [float(e) for e in data["epsilons"]]
     names = [name for name in size if name != "reference"]
-    looks = {name: (_CYCLE[i % len(_CYCLE)], ("-", "--")[i // len(_CYCLE)]) for i, name in enumerate(names)}
+    looks = {name: (CYCLE[i % len(CYCLE)], ("-", "--")[i // len(CYCLE)]) for i, name in enumerate(names)}
     for axis, what in zip(axes, "wq", strict=False):
         for name, (colour, style) in looks.items():
             values = [size[name][e][what] for e in data["epsilons"]]
@@ -223,7 +223,7 @@ def draw(path: Path, data: dict[str, Any]) -> None:
             axis.plot(epsilons, y, style, color=colour, marker="o", markersize=3, label=name)
         axis.set_xscale("log")
         axis.set_yscale("log")
-        _label(axis, f"dL/d{what}", "epsilon / var(w)", "relative error (failures not drawn)")
+        caption(axis, f"dL/d{what}", "epsilon / var(w)", "relative error (failures not drawn)")
     axes[0].set_ylim(top=1e3 * axes[0].get_ylim()[1])  # room for the legend
     axes[0].legend(frameon=False, fontsize=7, ncols=3, loc="upper right")
     for name, (colour, _) in looks.items():
@@ -235,8 +235,8 @@ def draw(path: Path, data: dict[str, Any]) -> None:
     axes[2].set_xscale("log")
     axes[2].set_yscale("log")
     axes[2].margins(x=0.25)
-    _label(axes[2], f"n = {large}, epsilon = {data['large_epsilon']:g} var", "time (ms)", "temporaries (MB)")
-    _save(figure, path)
+    caption(axes[2], f"n = {large}, epsilon = {data['large_epsilon']:g} var", "time (ms)", "temporaries (MB)")
+    save(figure, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

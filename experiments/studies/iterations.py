@@ -40,7 +40,7 @@ from matplotlib.axes import Axes
 
 from experiments import config as configs
 from experiments import run as runs
-from experiments.plots import _CYCLE, BLUE, ORANGE, _label, _panels, _save
+from experiments.plots import BLUE, CYCLE, ORANGE, caption, panels, save
 from experiments.studies import common
 from experiments.studies.common import Table, percent, significant
 from mecq_jax import Newton, Sinkhorn, assignment, codebook, semidual, starts, transport
@@ -125,7 +125,7 @@ def solvers(config: Config, k: int) -> dict[str, Any]:
     exact = jax.jit(over_epsilon(lambda w, e: transport.solve(w, q, e, b, solver=solve)))
     solution, shifted = exact(w, epsilons), exact(w + config.moved * w.std() * noise, epsilons)
     # Three starts: no potentials, as in most codes; ours; and the solution before the weights moved.
-    best = jax.jit(jax.vmap(lambda e: starts.best(w, q, e, b, 1.0)))(epsilons)
+    best = jax.jit(jax.vmap(lambda e: starts.best(starts.sample(w, k), q, e, b, 1.0)))(epsilons)
     begin = {"zero": jnp.zeros_like(best), "cold": best, "warm": shifted.potentials}
     counts = jnp.asarray(config.sinkhorn, jnp.int32)
     iterate = jax.jit(jax.vmap(jax.vmap(partial(sinkhorn_potentials, w, q, b), (None, None, 0)), (0, 0, None)))
@@ -240,9 +240,9 @@ def draw(path: Path, data: dict[str, Any]) -> None:
     """Errors against iterations for one k, a line for each epsilon: full Sinkhorn, dashed Newton; training at right."""
     k = shown(data)
     errors, counts = data["errors"][k], data["counts"]
-    figure, axes = _panels(1, 4 if data["training"] else 3, f"Iterations, k = {k}", width=17, height=4.6)
+    figure, axes = panels(1, 4 if data["training"] else 3, f"Iterations, k = {k}", width=17, height=4.6)
     for axis, metric in zip(axes, ("marginal", "soft", "gradient"), strict=False):
-        for i, (epsilon, colour) in enumerate(zip(data["epsilons"], _CYCLE, strict=False)):
+        for i, (epsilon, colour) in enumerate(zip(data["epsilons"], CYCLE, strict=False)):
             for solver, style in (("sinkhorn zero", "-"), ("newton cold", "--")):
                 y = np.maximum(errors[solver][metric][i], 1e-8)
                 label = f"{epsilon:g}" if style == "-" else None
@@ -250,12 +250,12 @@ def draw(path: Path, data: dict[str, Any]) -> None:
         axis.set_xscale("log")
         axis.set_yscale("log")
         title = METRICS[metric].removesuffix(", %")
-        _label(axis, title, "iterations (full: Sinkhorn from 0, dashed: Newton)", "error (0 drawn at 1e-8)")
+        caption(axis, title, "iterations (full: Sinkhorn from 0, dashed: Newton)", "error (0 drawn at 1e-8)")
     axes[0].set_ylim(top=1e2)  # room for the legend
     axes[0].legend(frameon=False, title="epsilon/var", fontsize=8, ncols=3, loc="upper right")
     if data["training"]:
         _draw_training(axes[3], data["training"])
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_training(axis: Axes, training: dict[str, list[dict[str, float]]]) -> None:
@@ -268,7 +268,7 @@ def _draw_training(axis: Axes, training: dict[str, list[dict[str, float]]]) -> N
             axis.plot([i + shift - 0.1, i + shift + 0.1], [float(np.mean(values))] * 2, color=colour, linewidth=2)
     axis.set_xticks(range(len(training)), list(training), rotation=30)
     axis.margins(y=0.25)
-    _label(axis, "digits, 2 bits, each seed and the mean", "solver, iterations a training step", "test accuracy (%)")
+    caption(axis, "digits, 2 bits, each seed and the mean", "solver, iterations a training step", "test accuracy (%)")
     axis.legend(frameon=False, ncols=2, loc="upper left")
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.plots import _CYCLE, _label, _panels, _save
+from experiments.plots import CYCLE, caption, panels, save
 from experiments.studies import common
 from experiments.studies.common import Table
 from mecq_jax import codebook, transport
@@ -75,17 +75,17 @@ def tables(data: dict[str, Any]) -> list[Table]:
 
 def draw(path: Path, data: dict[str, Any]) -> None:
     ks = sorted({r["k"] for r in data["records"]})
-    figure, axes = _panels(1, len(ks), "Newton from a cold start", width=max(5.0, 4.2 * len(ks)), height=4)
+    figure, axes = panels(1, len(ks), "Newton from a cold start", width=max(5.0, 4.2 * len(ks)), height=4)
     for axis, k in zip(axes, ks, strict=True):
-        for kind, colour in zip(KINDS, _CYCLE, strict=False):
+        for kind, colour in zip(KINDS, CYCLE, strict=False):
             records = [r for r in data["records"] if r["k"] == k and r["kind"] == kind]
             x, y = [r["epsilon"] for r in records], [r["iterations"] for r in records]
             axis.plot(x, y, color=colour, marker="o", markersize=3, label=kind)
         axis.set_xscale("log")
         axis.set_ylim(bottom=0)
-        _label(axis, f"k = {k}", "epsilon / var(w)", "passes over the weights")
+        caption(axis, f"k = {k}", "epsilon / var(w)", "passes over the weights")
     axes[0].legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 main = partial(common.main, sys.modules[__name__], "passes")

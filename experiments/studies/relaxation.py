@@ -33,7 +33,7 @@ from matplotlib.axes import Axes
 
 from experiments import config as configs
 from experiments import run as runs
-from experiments.plots import _CYCLE, _label, _panels, _save
+from experiments.plots import CYCLE, caption, panels, save
 from experiments.studies import common
 from experiments.studies.common import Table, significant
 from mecq_jax import assignment, codebook, reader
@@ -164,22 +164,22 @@ def draw(path: Path, data: dict[str, Any]) -> None:
     bits, epsilons, groups = (_values(data, key) for key in ("bits", "epsilon", "weights"))
     middle, first = sorted(epsilons)[len(epsilons) // 2], groups[0]
     title = f"Relaxed marginals: error at epsilon = {middle:g} var(w); occupancy, {first}, each epsilon"
-    figure, axes = _panels(2, len(bits), title, width=max(6.0, 3.9 * len(bits)), height=7)
+    figure, axes = panels(2, len(bits), title, width=max(6.0, 3.9 * len(bits)), height=7)
     for column, b in enumerate(bits):
         top, bottom = axes[column], axes[len(bits) + column]
-        for name, colour in zip(groups, _CYCLE, strict=False):
+        for name, colour in zip(groups, CYCLE, strict=False):
             _line(top, select(data, weights=name, bits=b, epsilon=middle), "ratio", "-", colour, name)
-        for epsilon, colour in zip(epsilons, _CYCLE, strict=False):
+        for epsilon, colour in zip(epsilons, CYCLE, strict=False):
             records = select(data, weights=first, bits=b, epsilon=epsilon)
             _line(bottom, records, "hard_least", "-", colour, f"least, epsilon {epsilon:g}")
             _line(bottom, records, "hard_most", "--", colour, "most" if epsilon == epsilons[-1] else None)
-        _label(top, f"{b} bit{'s' * (b > 1)}", "balance rho", "squared error over Lloyd-Max's" if column == 0 else "")
-        _label(bottom, "", "balance rho", "occupancy of hard codes, times k" if column == 0 else "")
+        caption(top, f"{b} bit{'s' * (b > 1)}", "balance rho", "squared error over Lloyd-Max's" if column == 0 else "")
+        caption(bottom, "", "balance rho", "occupancy of hard codes, times k" if column == 0 else "")
         top.set_ylim(bottom=0.98, top=max(1.1, top.get_ylim()[1]))
         bottom.set_ylim(0, 1.7)
     axes[0].legend(frameon=False, fontsize=8)
     axes[len(bits)].legend(frameon=False, fontsize=8, loc="lower left")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _line(axis: Axes, records: list[dict[str, Any]], key: str, style: str, colour: str, label: str | None) -> None:
