@@ -6,10 +6,12 @@ import runpy
 from collections.abc import Sequence
 from pathlib import Path
 
-from mecq_jax import LSQ, MEC, STE, Newton, PerBlock, PerChannel, PerTensor
+from mecq_jax import Newton, PerBlock, PerChannel, PerTensor, catalog
 from mecq_jax.quantizer import Quantizer
 
-METHODS = ("mec", "lsq", "ste")
+METHODS = tuple(catalog.QUANTIZERS)
+# The method and its ablations, which take its fields.
+MEC_METHODS = ("mec", "mec_hard_forward", "softmax")
 GROUPS = ("tensor", "channel", "block")
 
 
@@ -75,17 +77,11 @@ class Config:
     def quantizer(self) -> Quantizer:
         """The quantizer that the fields describe."""
         granularity = {"tensor": PerTensor(), "channel": PerChannel(), "block": PerBlock(self.block)}[self.groups]
-        if self.method == "lsq":
-            return LSQ(k=self.k, granularity=granularity)
-        if self.method == "ste":
-            return STE(k=self.k, granularity=granularity)
-        return MEC(
-            k=self.k,
-            granularity=granularity,
-            codebook=self.codebook,
-            solver=Newton(max_iterations=self.newton_steps, tolerance=None),
-            gradient=self.gradient,  # type: ignore[arg-type]
-        )
+        options = {"k": self.k, "granularity": granularity}
+        if self.method in MEC_METHODS:
+            solver = Newton(max_iterations=self.newton_steps, tolerance=None)
+            options |= {"codebook": self.codebook, "solver": solver, "gradient": self.gradient}
+        return catalog.make(self.method, **options)
 
 
 def load(path: str | Path) -> Config:

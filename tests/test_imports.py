@@ -12,7 +12,8 @@ import mecq_jax
 pytestmark = pytest.mark.fast
 ORDER = [
     "reader", "grouping", "packing", "codebook", "streaming", "semidual", "starts", "newton", "transport", "assignment",
-    "quantizer", "rules", "tree", "layers", "losses", "training", "hardening", "artifact", "report",
+    "quantizer", "mec", "rounding", "uniform", "nonuniform", "annealed", "catalog",
+    "rules", "tree", "layers", "losses", "training", "hardening", "artifact", "report",
 ]  # fmt: skip
 PACKAGE = Path(mecq_jax.__file__).parent
 

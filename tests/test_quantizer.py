@@ -1,13 +1,17 @@
 """One battery that every quantizer passes, and what is special to each."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mecq_jax import LSQ, MEC, STE, Newton, PerBlock, PerChannel, PerTensor
+from mecq_jax import LSQ, MEC, STE, Newton, PerBlock, PerChannel, PerTensor, catalog
+from mecq_jax.annealed import SLB
 from mecq_jax.assignment import occupancy
 from mecq_jax.grouping import from_groups, to_groups
+from mecq_jax.rounding import Rounding
 
 MAKERS = {
     "mec": lambda **o: MEC(**o),
@@ -17,9 +21,13 @@ MAKERS = {
     "ste": lambda **o: STE(**o),
 }
 KINDS = [(2, PerTensor()), (3, PerChannel()), (4, PerBlock(9)), (8, PerChannel(0)), (16, PerTensor())]
+RIVALS = ["dorefa", "apot", "ewgs", "balanced", "parq", "slb", "dkm", "mec_hard_forward", "softmax"]
+RIVAL_KINDS = [(2, PerTensor()), (4, PerBlock(9)), (16, PerChannel())]
+MAKERS |= {name: partial(catalog.make, name) for name in RIVALS}
+CASES = [(m, *kind) for m in MAKERS for kind in (RIVAL_KINDS if m in RIVALS else KINDS)]
 
 
-@pytest.fixture(params=[(m, *kind) for m in MAKERS for kind in KINDS], ids=lambda p: f"{p[0]}-{p[1]}-{p[2]}")
+@pytest.fixture(params=CASES, ids=lambda p: f"{p[0]}-{p[1]}-{p[2]}")
 def quantizer(request):
     maker, k, granularity = request.param
     return MAKERS[maker](k=k, granularity=granularity)
@@ -42,7 +50,7 @@ def test_battery(quantizer, rng):
     groups = to_groups(w, quantizer.granularity)
     assert codes.dtype == jnp.uint8 and codes.shape == groups.shape and int(codes.max()) < quantizer.k
     assert levels.shape == (groups.shape[0], quantizer.k) and bool((jnp.diff(levels) >= 0).all())
-    if not isinstance(quantizer, MEC):
+    if isinstance(quantizer, Rounding):
         hard = from_groups(jnp.take_along_axis(levels, codes.astype(jnp.int32), 1), w.shape, quantizer.granularity)
         np.testing.assert_allclose(soft, hard, atol=1e-6)
 
@@ -50,7 +58,9 @@ def test_battery(quantizer, rng):
         return jnp.sum(jnp.sin(9 * quantizer.apply(w, params, state, 0.1)[0]))
 
     gradients = jax.jit(jax.grad(loss, (0, 1)))(w, params)
-    assert all(bool(jnp.isfinite(g).all()) and bool((g != 0).any()) for g in jax.tree.leaves(gradients))
+    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradients))
+    moved = gradients[1] if isinstance(quantizer, SLB) else gradients  # its logits stand in the weights' place
+    assert all(bool((g != 0).any()) for g in jax.tree.leaves(moved))
 
     low = apply(w.astype(jnp.bfloat16), params, state, 0.1)[0]
     assert low.dtype == jnp.bfloat16 and bool(jnp.isfinite(low.astype(jnp.float32)).all())

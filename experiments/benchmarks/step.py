@@ -26,10 +26,10 @@ import optax
 from flax import nnx
 
 from experiments.benchmarks import measure
-from experiments.benchmarks.dkm import DKM
 from experiments.benchmarks.measure import Row
 from experiments.models import build
 from mecq_jax import LSQ, MEC, STE, Newton, Rule, Sinkhorn, Trainer, quantize_tree
+from mecq_jax.annealed import DKM
 from mecq_jax.quantizer import Quantizer
 from mecq_jax.rules import Plan
 from mecq_jax.training import optimizers

@@ -1,0 +1,37 @@
+"""Every quantizer by one word: `make('lsq', k=4)`."""
+
+from functools import partial
+from typing import Any
+
+from mecq_jax.annealed import DKM, PARQ, SLB, HardForward
+from mecq_jax.mec import MEC
+from mecq_jax.nonuniform import APoT, Balanced
+from mecq_jax.quantizer import Quantizer
+from mecq_jax.uniform import EWGS, LSQ, STE, DoReFa
+
+QUANTIZERS = {
+    "mec": MEC,
+    "mec_hard_forward": HardForward,
+    "softmax": partial(MEC, balance=0.0),
+    "ste": STE,
+    "dorefa": DoReFa,
+    "lsq": LSQ,
+    "apot": APoT,
+    "ewgs": EWGS,
+    "balanced": Balanced,
+    "parq": PARQ,
+    "slb": SLB,
+    "dkm": DKM,
+}
+
+
+def make(name: str, **options: Any) -> Quantizer:
+    """The quantizer of that name.
+
+    Args:
+      name: a key of `QUANTIZERS`; 'softmax' is the method without its masses (annealed softmax over learnable levels).
+      options: fields of its class, such as k and granularity.
+    """
+    if name not in QUANTIZERS:
+        raise ValueError(f"quantizer {name!r} is not one of {sorted(QUANTIZERS)}")
+    return QUANTIZERS[name](**options)

@@ -1,0 +1,120 @@
+"""Rivals that round to other levels: `APoT` (sums of powers of two) and `Balanced` (equal masses, levels learnt)."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mecq_jax.codebook import initial_levels
+from mecq_jax.grouping import Granularity, PerTensor, to_groups
+from mecq_jax.quantizer import Params, State
+from mecq_jax.rounding import Levels, Rounding, nearest
+
+
+def additive_powers_of_two(k: int) -> np.ndarray:
+    """The magnitudes of APoT's levels, largest 1: sums of one power of two from each of its sets.
+
+    k = 4 is ternary, as the authors' code has it; k = 8 is {0, 1/4, 1/2, 1}; k = 16 has the 8 magnitudes of 3 bits.
+    """
+    sets = {
+        2: ([1.0],),
+        4: ([0.0, 1.0],),
+        8: ([0.0, 2**-1, 2**-2, 2**-3],),
+        16: ([0.0, 2**-1, 2**-2, 2**-4], [0.0, 2**-3]),
+    }
+    if k not in sets:
+        raise ValueError(f"k = {k}: additive powers of two are defined for {sorted(sets)} levels")
+    sums = np.unique(np.add.outer(sets[k][0], sets[k][1]) if len(sets[k]) > 1 else sets[k][0])
+    return sums / sums.max()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class APoT(Rounding):
+    """Additive powers of two: w^ = a alpha Q(clip(w~ / alpha, -1, 1)),  w~ = (w - mean) / std, alpha learnt.
+
+    Straight-through; Q rounds to plus or minus `additive_powers_of_two`. Where 0 is one of them a level is to spare:
+    the topmost is there twice. alpha starts at 3 (k = 2: 1). Published with a = 1 and batch norm behind; here a is the
+    std at the start.
+    Source: Li, Dong and Wang, ICLR 2020, arXiv 1909.13144.
+
+    Attributes:
+      k: number of levels: 2, 4, 8 or 16.
+      granularity: which weights share alpha.
+    """
+
+    k: int = 4
+    granularity: Granularity = PerTensor()  # noqa: RUF009
+
+    def __post_init__(self):
+        super().__post_init__()
+        additive_powers_of_two(self.k)
+
+    @property
+    def _shape(self) -> Float[Array, " k"]:
+        magnitudes = additive_powers_of_two(self.k)
+        shape = np.unique(np.concatenate([-magnitudes, magnitudes]))
+        return jnp.asarray(np.append(shape, [shape[-1]] * (self.k - len(shape))), jnp.float32)
+
+    def init(self, w: Array) -> tuple[Params, State]:
+        groups = to_groups(w, self.granularity).astype(jnp.float32)
+        scale = jnp.maximum(groups.std(axis=1), 1e-8)
+        clip = jnp.full_like(scale, 3.0 if self.k > 2 else 1.0)
+        return {"clip": clip}, {"scale": scale}
+
+    def _clip(self, params):
+        return jnp.maximum(jnp.abs(params["clip"].astype(jnp.float32)), 1e-3)[:, None]
+
+    def _standard(self, groups):
+        apart = groups - groups.mean(axis=1, keepdims=True)
+        return apart / jnp.maximum(jnp.sqrt(jnp.square(apart).mean(axis=1, keepdims=True) + 1e-16), 1e-8)
+
+    def levels(self, params: Params, state: State) -> Levels:
+        return state["scale"][:, None] * self._clip(params) * self._shape[None]
+
+    def _codes(self, groups, params, state):
+        return nearest(state["scale"][:, None] * self._standard(groups), self.levels(params, state))
+
+    def _surrogate(self, groups, params, state, hard):
+        clip = self._clip(params)
+        x = jnp.clip(self._standard(groups) / clip, -1.0, 1.0)
+        rounded = jax.lax.stop_gradient(hard / (state["scale"][:, None] * clip))
+        return state["scale"][:, None] * clip * (x + jax.lax.stop_gradient(rounded - x))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Balanced(Rounding):
+    """Equal-mass codes, straight-through: weight number r of n (by size) has code floor(k r / n), levels are learnt.
+
+    dL/dw = dL/dw^,  dL/dq_j = sum of dL/dw^ over the weights of code j. The limit of the method's mirror form as
+    epsilon falls to 0, without the way there. Source: equal-mass rounding as in N2UQ's entropy-preserving weights
+    (Liu et al., CVPR 2022, arXiv 2111.14826), with a learnable codebook.
+
+    Attributes:
+      k: number of levels.
+      granularity: which weights share a codebook.
+    """
+
+    k: int = 4
+    granularity: Granularity = PerTensor()  # noqa: RUF009
+
+    def init(self, w: Array) -> tuple[Params, State]:
+        groups = to_groups(w, self.granularity).astype(jnp.float32)
+        return {"levels": initial_levels(groups, self.k, "quantile")}, {}
+
+    def levels(self, params: Params, state: State) -> Levels:
+        return jnp.sort(params["levels"].astype(jnp.float32), axis=-1)
+
+    def _codes(self, groups, params, state):
+        n = groups.shape[1]
+        # The border of two codes is the middle between its two weights, so that equal weights have equal codes.
+        first = np.minimum(-(-np.arange(1, self.k) * n // self.k), n - 1)
+        ordered = jnp.sort(groups, axis=1)
+        borders = (ordered[:, first] + ordered[:, np.maximum(first - 1, 0)]) / 2
+        search = partial(jnp.searchsorted, side="left", method="compare_all")
+        return jax.vmap(search)(borders, groups).astype(jnp.uint8)
+
+    def _surrogate(self, groups, params, state, hard):
+        return groups + hard
