@@ -12,6 +12,8 @@ from mecq_jax.quantizer import Quantizer
 METHODS = tuple(catalog.QUANTIZERS)
 # The method and its ablations, which take its fields.
 MEC_METHODS = ("mec", "mec_hard_forward", "softmax")
+# Those that train a soft network; the others compute with rounded weights all along.
+SOFT_METHODS = ("mec", "softmax", "slb", "dkm")
 GROUPS = ("tensor", "channel", "block")
 
 
@@ -24,7 +26,7 @@ class Config:
     Model: `model` (models.MODELS), `width`.
     Quantizer: `method`, `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights), `gradient`,
     `codebook`, `newton_steps` a training step.
-    Recipe: epochs of each phase (a method other than 'mec' spends the hard epochs in its ordinary training), `batch`,
+    Recipe: epochs of each phase (a rounding method spends the hard epochs in its ordinary training), `batch`,
     `optimizer` ('adam' or 'sgd' with momentum 0.9), peak learning rates, cosine to 0 over each of float and quantized
     training, `weight_decay` on float weights, epsilon from `epsilon_start` to `epsilon_end` (relative to var(w)) over
     `epsilon_hold` of the soft phase, `entropy_weight` lambda (risen linearly over the soft phase).
@@ -73,6 +75,11 @@ class Config:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 0")
         self.quantizer()
+
+    @property
+    def freezes(self) -> bool:
+        """Whether the hard epochs freeze the codes: where training is soft. A rounding method trains on as it did."""
+        return self.method in SOFT_METHODS
 
     def quantizer(self) -> Quantizer:
         """The quantizer that the fields describe."""

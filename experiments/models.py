@@ -24,6 +24,59 @@ class MLP(nnx.Module):
         return self.head(x)
 
 
+class NormMLP(nnx.Module):
+    """Dense layers without bias, batch norm and ReLU behind each: `depth` hidden ones of `width` after the first."""
+
+    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, depth: int = 2):
+        dense = partial(nnx.Linear, use_bias=False, rngs=rngs)
+        self.first = dense(size * size * channels, width)
+        self.hidden = nnx.List([dense(width, width) for _ in range(depth)])
+        self.norms = nnx.List([nnx.BatchNorm(width, momentum=0.9, rngs=rngs) for _ in range(depth + 1)])
+        self.head = nnx.Linear(width, classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        x = x.reshape(x.shape[0], -1)
+        for layer, norm in zip([self.first, *self.hidden], self.norms, strict=True):
+            x = nnx.relu(norm(layer(x)))
+        return self.head(x)
+
+
+class MixerBlock(nnx.Module):
+    """A dense layer over tokens, then two over channels, each behind batch norm, around shortcuts."""
+
+    def __init__(self, tokens: int, width: int, rngs: nnx.Rngs):
+        dense = partial(nnx.Linear, use_bias=False, rngs=rngs)
+        self.tokens, self.up, self.down = dense(tokens, tokens), dense(width, 2 * width), dense(2 * width, width)
+        self.norms = nnx.List([nnx.BatchNorm(w, momentum=0.9, rngs=rngs) for w in (width, width, 2 * width)])
+
+    def __call__(self, x: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
+        y = self.tokens(self.norms[0](x).swapaxes(1, 2)).swapaxes(1, 2)
+        x = x + nnx.relu(y)
+        y = self.up(self.norms[1](x))
+        return x + self.down(nnx.relu(self.norms[2](y)))
+
+
+class Mixer(nnx.Module):
+    """All-matmul network on patches of 4 x 4 pixels, after MLP-Mixer (Tolstikhin et al., 2021, arXiv 2105.01601)."""
+
+    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, depth: int = 2):
+        if size % 4:
+            raise ValueError(f"images of {size} x {size}: the mixer cuts them into patches of 4 x 4")
+        tokens = (size // 4) ** 2
+        self.first = nnx.Linear(16 * channels, width, use_bias=False, rngs=rngs)
+        self.blocks = nnx.List([MixerBlock(tokens, width, rngs) for _ in range(depth)])
+        self.norm = nnx.BatchNorm(width, momentum=0.9, rngs=rngs)
+        self.head = nnx.Linear(width, classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        b, h, w, c = x.shape
+        patches = x.reshape(b, h // 4, 4, w // 4, 4, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, 16 * c)
+        x = self.first(patches)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(nnx.relu(self.norm(x)).mean(axis=1))
+
+
 class SmallCNN(nnx.Module):
     """Four 3x3 convolutions with batch norm, the second and fourth with stride 2, mean pooling and a dense head."""
 
@@ -83,6 +136,8 @@ class ResNet(nnx.Module):
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "mlp": MLP,
+    "norm_mlp": NormMLP,
+    "mixer": Mixer,
     "cnn": SmallCNN,
     "resnet8": partial(ResNet, depth=8),
     "resnet20": partial(ResNet, depth=20),

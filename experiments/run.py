@@ -107,7 +107,7 @@ def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
     if config.float_run and not source.is_file():
         raise FileNotFoundError(f"float_run = {config.float_run!r} holds no float.safetensors; finish that run first")
     if config.float_run or (resume and path.is_file()):
-        return _unflatten(reader.read_dense(source), task)
+        return unflatten(reader.read_dense(source), task)
     steps = config.float_epochs * session.steps_per_epoch
     trainer = Trainer(
         plan=Plan({}, {}),
@@ -140,7 +140,7 @@ def _quantized_phases(
         entropy_weight=optax.linear_schedule(0.0, config.entropy_weight, max(soft_steps, 1)),
     )
     state = trainer.init(_copy(params), quant, quant_state, _copy(model_state), jax.random.key(config.seed + 1))
-    last = "hard" if config.method == "mec" else "soft"
+    last = "hard" if config.freezes else "soft"
     phases = [
         ("soft", trainer.soft_step, config.soft_epochs),
         (last, trainer.hard_step if last == "hard" else trainer.soft_step, config.hard_epochs),
@@ -204,7 +204,7 @@ def _finish(session, trainer, state, float_params, float_accuracy) -> Result:
     evaluated = [r for r in read_metrics(session.folder.metrics_path) if "soft_to_hard_gap" in r]
     last = evaluated[-1] if evaluated else {}
     soft, gap = (last.get(name, float("nan")) for name in ("soft_accuracy", "soft_to_hard_gap"))
-    if config.method != "mec" or config.hard_epochs == 0:
+    if not config.freezes or config.hard_epochs == 0:
         state = jax.jit(trainer.settle)(state)
     hard = harden_tree(trainer.plan, state.params, state.quant, state.quant_state, state.codes)
     hard_params = trainer.hard_params(state)
@@ -232,7 +232,7 @@ def _named(params: Any, model_state: Any) -> dict[str, Any]:
     return leaves | {f"state/{n}": x for n, x in flatten(model_state).items()}
 
 
-def _unflatten(dense: dict[str, np.ndarray], task: Task) -> tuple[Any, Any]:
+def unflatten(dense: dict[str, np.ndarray], task: Task) -> tuple[Any, Any]:
     """(params, model_state) of `task` with the arrays of a file, every one of which must be there in its shape."""
     wanted = _named(task.params, task.model_state)
     for name, value in wanted.items():

@@ -26,11 +26,11 @@ def verify(folder: Path) -> tuple[int, int]:
         weights += expected[name].size
     from experiments.classify import make_task  # the model runs in JAX; the file was read without it
     from experiments.config import Config
-    from experiments.run import _unflatten
+    from experiments.run import unflatten
 
     spec = reader.read_spec(folder / "model.safetensors")
     task = make_task(Config(**spec["extra"]["config"]))
-    predictions = task.predict(*_unflatten(dense, task))
+    predictions = task.predict(*unflatten(dense, task))
     wrong = np.flatnonzero(predictions != expected["predictions"])
     if wrong.size:
         raise ValueError(f"prediction {wrong[0]} of {folder} differs: {wrong.size} of {predictions.size} do")

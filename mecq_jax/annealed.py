@@ -23,11 +23,11 @@ def least_squares_binary(w: Float[Array, " n"], bits: int, sweeps: int = 3) -> F
     Source: Pouransari, Tu and Tuzel, 2020, arXiv 2001.02786.
     """
     signs = np.array([[1.0 if j >> i & 1 else -1.0 for i in range(bits)] for j in range(2**bits)], np.float32)
-    rest, a = w, []
+    rest, greedy = w, []
     for _ in range(bits):
-        a.append(jnp.abs(rest).mean())
-        rest = rest - a[-1] * jnp.where(rest >= 0, 1.0, -1.0)
-    a = jnp.stack(a)
+        greedy.append(jnp.abs(rest).mean())
+        rest = rest - greedy[-1] * jnp.where(rest >= 0, 1.0, -1.0)
+    a = jnp.stack(greedy)
     highest = jax.lax.Precision.HIGHEST
     for _ in range(sweeps if bits > 1 else 0):
         levels = jnp.dot(signs, a, precision=highest)

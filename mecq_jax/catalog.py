@@ -1,5 +1,6 @@
 """Every quantizer by one word: `make('lsq', k=4)`."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from mecq_jax.nonuniform import APoT, Balanced
 from mecq_jax.quantizer import Quantizer
 from mecq_jax.uniform import EWGS, LSQ, STE, DoReFa
 
-QUANTIZERS = {
+QUANTIZERS: dict[str, Callable[..., Quantizer]] = {
     "mec": MEC,
     "mec_hard_forward": HardForward,
     "softmax": partial(MEC, balance=0.0),

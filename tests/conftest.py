@@ -15,7 +15,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Every call into these modules is checked against its jaxtyping signature. The rooms that take what a user brings
 # (grouping, packing, artifact, rules) are left out: there our own ValueErrors are what is tested.
-CHECKED = ("semidual", "codebook", "transport", "assignment", "quantizer", "losses", "training", "layers")
+CHECKED = (
+    "semidual", "codebook", "transport", "assignment", "quantizer", "mec", "rounding", "uniform", "nonuniform", "annealed",
+    "losses", "training", "layers",
+)  # fmt: skip
 install_import_hook([f"mecq_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 
@@ -23,3 +26,10 @@ install_import_hook([f"mecq_jax.{name}" for name in CHECKED], "beartype.beartype
 def rng() -> np.random.Generator:
     """A seeded generator."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def standard_promotion():
+    """For tests of training: optax, flax and ott-jax mix types, and the library alone is held to strict promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

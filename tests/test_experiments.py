@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,11 +17,7 @@ from experiments.runfolder import read_metrics
 TINY = Config(train_size=320, width=4, batch=32, float_epochs=1, soft_epochs=2, hard_epochs=1)
 
 
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """optax and flax mix types; the library alone is held to strict promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def test_a_stopped_run_resumes_to_the_same_end(tmp_path):

@@ -11,11 +11,7 @@ from experiments.studies import common, gradients, iterations, passes, relaxatio
 STUDIES = {"iterations": iterations, "gradients": gradients, "relaxation": relaxation, "passes": passes}
 
 
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """optax, flax and ott-jax mix types; the library alone is held to strict promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def write(tmp_path, name, config, data):

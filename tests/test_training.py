@@ -37,11 +37,7 @@ def setup(rng):
     return trainer, state, batch
 
 
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """optax's schedules mix int steps and floats; the library alone is held to strict promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def test_soft_then_hard(setup):

@@ -1,0 +1,51 @@
+"""What each method of the arena changes in the common config, and the one knob of its own that tuning may turn.
+
+Every method has the same budget: the common learning rates times two values of its knob.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+Numbers = Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """fields: changes to the common config; knob: two settings of the numbers (`team.TRACED`) that tuning tries."""
+
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    knob: tuple[Numbers, Numbers]
+
+
+LEVELS = ({"levels_learning_rate": 2e-4}, {"levels_learning_rate": 2e-3})
+IMPLICIT = {"gradient": "implicit"}
+DECAY = ({"weight_decay": 0.0}, {"weight_decay": 1e-4})
+
+
+def _until(start: float, *ends: float) -> tuple[Numbers, Numbers]:
+    """A temperature that falls from `start` to one of two ends."""
+    first, second = ({"epsilon_start": start, "epsilon_end": end} for end in ends)
+    return first, second
+
+
+def _constant(*values: float) -> tuple[Numbers, Numbers]:
+    first, second = ({"epsilon_start": value, "epsilon_end": value} for value in values)
+    return first, second
+
+
+METHODS: dict[str, Method] = {
+    "mec": Method(fields={"method": "mec", "gradient": "mirror"}, knob=_until(0.3, 1e-2, 1e-3)),
+    "mec_implicit": Method(fields={"method": "mec", **IMPLICIT}, knob=_until(0.3, 3e-2, 1e-2)),
+    "mec_hard_forward": Method(fields={"method": "mec_hard_forward", **IMPLICIT}, knob=_constant(0.3, 0.03)),
+    "softmax": Method(fields={"method": "softmax", **IMPLICIT}, knob=_until(0.3, 1e-1, 1e-2)),
+    "ste": Method(fields={"method": "ste"}, knob=DECAY),
+    "dorefa": Method(fields={"method": "dorefa"}, knob=DECAY),
+    "lsq": Method(fields={"method": "lsq"}, knob=LEVELS),
+    "apot": Method(fields={"method": "apot"}, knob=LEVELS),
+    "ewgs": Method(fields={"method": "ewgs"}, knob=LEVELS),
+    "balanced": Method(fields={"method": "balanced"}, knob=LEVELS),
+    "parq": Method(fields={"method": "parq"}, knob=_until(1.0, 1e-2, 1e-4)),
+    "slb": Method(fields={"method": "slb"}, knob=_until(1.0, 0.1, 0.01)),
+    "dkm": Method(fields={"method": "dkm"}, knob=_constant(1e-2, 1e-3)),
+}

@@ -1,0 +1,206 @@
+"""The arena's protocol: the same float networks, data, epochs and tuning budget for every method.
+
+    arena = Arena(config=..., learning_rates=...)
+    run(arena, folder)                     a row for each (levels, method), kept as it comes; goes on where it stopped
+
+For each seed one float network is trained. A method's numbers are chosen by the hard accuracy of the last epoch on
+images held out of the training set, at the first seed; then it is trained at every seed with the chosen ones, scored on
+the test images after every epoch and, at the end, through its packed file.
+"""
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import data
+from experiments.arena.methods import METHODS, Method
+from experiments.arena.team import Member, Team
+from experiments.classify import Task, make_task
+from experiments.config import Config
+from experiments.run import unflatten
+from experiments.runfolder import atomic_write_text, versions
+from mecq_jax import artifact, reader, tree
+from mecq_jax.hardening import harden_tree
+from mecq_jax.packing import HardTensor
+from mecq_jax.rules import flatten
+
+Row = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arena:
+    """What is compared: the common config, how many levels, which methods.
+
+    Attributes:
+      config: data, model and recipe of all; `float_epochs` trains the float networks, soft and hard epochs each method.
+      levels: values of k.
+      learning_rates: tried for each method, times its knob's settings.
+      methods: names of `methods.METHODS`.
+      seeds: float networks, and runs of each method.
+      held_out: share of each class of the training set that tuning is scored on.
+    """
+
+    config: Config
+    levels: tuple[int, ...] = (4,)
+    learning_rates: tuple[float, ...] = (5e-4, 2e-3)
+    methods: tuple[str, ...] = tuple(METHODS)
+    seeds: int = 3
+    held_out: float = 0.1
+
+
+def split_task(arena: Arena) -> tuple[Task, np.ndarray, np.ndarray]:
+    """The task on the kept part of the training set, and the held-out images and labels."""
+    task = make_task(arena.config)
+    images, labels = task.dataset.train_images, task.dataset.train_labels
+    kept, held = data.stratified_split(labels, arena.held_out, seed=0)
+    dataset = dataclasses.replace(task.dataset, train_images=images[kept], train_labels=labels[kept])
+    return dataclasses.replace(task, dataset=dataset), images[held], labels[held]
+
+
+def float_members(arena: Arena, task: Task, folder: Path, say: Say) -> list[Member]:
+    """A trained float network for each seed, from `folder` where it is there."""
+    members = []
+    for seed in range(arena.seeds):
+        path = folder / f"float-{seed}.safetensors"
+        own = make_task(dataclasses.replace(arena.config, seed=seed, downscale=1), task.dataset)
+        if not path.is_file():
+            config = dataclasses.replace(
+                arena.config, soft_epochs=arena.config.float_epochs, hard_epochs=0,
+                learning_rate=arena.config.float_learning_rate,
+            )  # fmt: skip
+            team = Team(task, config, [Member(seed, own.params, own.model_state)], quantized=False)
+            while team.done < team.epochs:
+                team.train()
+            state = team.member(team.state, 0)
+            named = {f"params/{n}": x for n, x in flatten(state.params).items()}
+            artifact.save(path, named | {f"state/{n}": x for n, x in flatten(state.model_state).items()})
+            say(f"float network of seed {seed} trained")
+        members.append(Member(seed, *unflatten(reader.read_dense(path), own)))
+    return members
+
+
+def tune(arena: Arena, task: Task, method: Method, k: int, start: Member, held: tuple[np.ndarray, np.ndarray]):
+    """[(numbers, hard accuracy on the held-out images)] over the grid, and the best numbers."""
+    grid = [{"learning_rate": rate, **knob} for rate in arena.learning_rates for knob in method.knob]
+    team = Team(task, _config(arena, method, k), [start._replace(numbers=numbers) for numbers in grid])
+    while team.done < team.epochs:
+        team.train()
+    accuracies = team.scores(*held).hard
+    return list(zip(grid, accuracies.tolist(), strict=True)), grid[int(accuracies.argmax())]
+
+
+def repeat(task: Task, config: Config, members: Sequence[Member], quantized: bool = True) -> Row:
+    """Accuracies on the test images of every member: each epoch's, and the last one's through the packed file."""
+    team = Team(task, config, members, quantized=quantized)
+    test = (task.dataset.test_images, task.dataset.test_labels)
+    soft, hard = ([x] for x in team.scores(*test))
+    while team.done < team.epochs:
+        team.train()
+        scores = team.scores(*test)
+        soft.append(scores.soft)
+        hard.append(scores.hard)
+    state = team.settled()
+    shipped = [_shipped_accuracy(team, team.member(state, i)) for i in range(len(members))]
+    # Not to the bit: batches of another size may round a tie of two logits the other way.
+    assert np.allclose(shipped, hard[-1], atol=2.1 / len(test[1])), (shipped, hard[-1])
+    frozen = team.phases.count("soft")  # epochs, and so the index, at the end of the soft phase
+    before = {"soft_end": soft[frozen].tolist(), "soft_end_hard": hard[frozen].tolist()} if quantized else {}
+    every = np.array(hard)
+    return {"untrained": every[0].tolist(), "last": shipped, "best": every[1:].max(axis=0).tolist(), **before,
+            "epochs": every[1:].tolist()}
+
+
+def _shipped_accuracy(team: Team, state: Any) -> float:
+    """The accuracy of a packed file, written and read again."""
+    task = team.task
+    hard: Mapping[str, Any] = harden_tree(team.plan, state.params, state.quant, state.quant_state, state.codes)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        artifact.save(path, hard)
+        dense = {n: jnp.asarray(x.dense() if isinstance(x, HardTensor) else x) for n, x in artifact.load(path).items()}
+    params = tree.replace_leaves(state.params, dense)
+    return task.accuracy(params, state.model_state)
+
+
+def _config(arena: Arena, method: Method, k: int) -> Config:
+    return dataclasses.replace(arena.config, k=k, **method.fields)
+
+
+def run(arena: Arena, folder: Path, say: Say = print) -> list[Row]:
+    """All rows of `arena`; those on disk in `folder` are kept, each new one is written when it is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "rows.jsonl"
+    rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    done = {row["key"] for row in rows}
+    wanted = [(0, "float"), *((k, name) for k in arena.levels for name in arena.methods)]
+    task: Task | None = None
+    for k, name in wanted:
+        key = f"{name} {k}"
+        if key in done:
+            continue
+        if task is None:
+            task, *held = split_task(arena)
+            members = float_members(arena, task, folder, say)
+            start = _accuracies(task, members)
+        began = time.perf_counter()
+        row: Row = {"key": key, "k": k, "method": name, "float": start}
+        if name == "float":
+            config = dataclasses.replace(arena.config, learning_rate=arena.learning_rates[0])
+            row |= repeat(task, config, members, quantized=False)
+        else:
+            method = METHODS[name]
+            grid, numbers = tune(arena, task, method, k, members[0], (held[0], held[1]))
+            chosen = [member._replace(numbers=numbers) for member in members]
+            row |= {"grid": grid, "chosen": numbers} | repeat(task, _config(arena, method, k), chosen)
+        row |= {"seconds": time.perf_counter() - began, "config": dataclasses.asdict(arena.config)}
+        row |= {"device": jax.devices()[0].device_kind, "versions": versions()}
+        rows.append(row)
+        atomic_write_text(path, "".join(json.dumps(r) + "\n" for r in rows))
+        atomic_write_text(folder / "table.md", table(arena, rows))
+        say(f"{key}: {100 * np.mean(row['last']):.2f} ({row['seconds']:.0f} s)")
+    return rows
+
+
+def _accuracies(task: Task, members: Sequence[Member]) -> list[float]:
+    return [task.accuracy(m.params, m.model_state) for m in members]
+
+
+def table(arena: Arena, rows: Sequence[Row]) -> str:
+    """The rows as Markdown, best first: % on the test images, mean +- std over seeds, of the packed network.
+
+    recovered % = (last - rounded) / (float - rounded), where rounded is the float network rounded to the nearest of
+    `ste`'s levels, not trained.
+    """
+    lines = ["| k | method | last epoch | best epoch | recovered, % | soft to hard | chosen |", "|" + " --- |" * 7]
+    reference = next((row for row in rows if row["method"] == "float"), None)
+    if reference is not None:
+        floats = _shown(reference["float"])
+        lines.append(f"| | float, as all start from | {floats} | | | | |")
+        lines.append(f"| | float, trained on | {_shown(reference['last'])} | {_shown(reference['best'])} | | | |")
+    for k in arena.levels:
+        own = sorted((row for row in rows if row["k"] == k), key=lambda row: -np.mean(row["last"]))
+        rounded = next((np.mean(row["untrained"]) for row in own if row["method"] == "ste"), None)
+        for row in own:
+            share = ""
+            if rounded is not None:
+                share = f"{100 * (np.mean(row['last']) - rounded) / (np.mean(row['float']) - rounded):.1f}"
+            gap = f"{100 * (np.mean(row['soft_end']) - np.mean(row['soft_end_hard'])):.2f}"
+            chosen = ", ".join(f"{name} {value:g}" for name, value in row["chosen"].items())
+            cells = [str(k), row["method"], _shown(row["last"]), _shown(row["best"]), share, gap, chosen]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{100 * values[0]:.2f}"
+    return f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"

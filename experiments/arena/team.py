@@ -1,0 +1,196 @@
+"""A team: runs of one config that differ in seed, float weights and a few numbers, trained together.
+
+    team = Team(task, config, members)              members: seed, float weights, and numbers of `TRACED`
+    while team.done < team.epochs:
+        team.train(); team.scores(images, labels)
+
+An epoch is one jitted `lax.scan` over steps on data that lie on the device, and all members are one `vmap` of it:
+a table's rows cost one compilation and keep an accelerator busy. With `together=False` the same function runs member
+after member, which on a CPU is faster (its batched products are not).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from experiments import data
+from experiments.classify import Task
+from experiments.config import Config
+from experiments.run import make_optimizer
+from mecq_jax import rules, tree
+from mecq_jax.rules import Plan
+from mecq_jax.training import Trainer, TrainState, geometric
+
+# Fields of a config in which the members of a team may differ: numbers that only enter the step's arithmetic.
+TRACED = (
+    "learning_rate", "levels_learning_rate", "weight_decay", "epsilon_start", "epsilon_end", "entropy_weight",
+)  # fmt: skip
+EVALUATED_AT_ONCE = 500
+
+
+class Member(NamedTuple):
+    """One run of a team: its seed, the weights that it starts from, and its numbers by field of `TRACED`."""
+
+    seed: int
+    params: Any
+    model_state: Any
+    numbers: Mapping[str, float] = {}
+
+
+class Scores(NamedTuple):
+    """Accuracies of every member, [m]: of the weights that training computes with, and of those that ship."""
+
+    soft: np.ndarray
+    hard: np.ndarray
+
+
+class Team:
+    """The members' stacked state and the jitted functions over it."""
+
+    def __init__(self, task: Task, config: Config, members: Sequence[Member], *, quantized: bool = True,
+                 together: bool | None = None):
+        """config: of all members, in which `TRACED` are defaults; quantized: False trains the float weights on."""
+        self.task, self.config, self.members, self.done = task, config, list(members), 0
+        self.together = jax.default_backend() != "cpu" if together is None else together
+        self.images, self.labels = jnp.asarray(task.dataset.train_images), jnp.asarray(task.dataset.train_labels)
+        self.per_epoch = len(task.dataset.train_labels) // config.batch
+        self.phases = phases(config) if quantized else ["float"] * (config.soft_epochs + config.hard_epochs)
+        unknown = {name for member in members for name in member.numbers} - set(TRACED)
+        if unknown:
+            raise ValueError(f"members differ in {sorted(unknown)}; a team's members may differ in {TRACED} only")
+        self.plan = Plan({}, {})
+        self.numbers = {
+            name: jnp.asarray([m.numbers.get(name, getattr(config, name)) for m in members], jnp.float32)
+            for name in TRACED
+        }
+        self.state = _stacked([self._start(m) for m in members])
+
+    @property
+    def epochs(self) -> int:
+        return len(self.phases)
+
+    def _start(self, member: Member) -> TrainState:
+        quant, quant_state = {}, {}  # type: ignore[var-annotated]
+        if self.phases[0] != "float":
+            quantizer = self.config.quantizer()
+            self.plan, quant, quant_state = tree.quantize_tree(
+                member.params, rules.default_rules(quantizer, self.task.order)
+            )
+        trainer = self._trainer({name: float(getattr(self.config, name)) for name in TRACED} | dict(member.numbers))
+        key = jax.random.key(member.seed)
+        return trainer.init(member.params, quant, quant_state, member.model_state, key)
+
+    def _trainer(self, numbers: Mapping[str, Any]) -> Trainer:
+        """The config's trainer at these numbers, which may be traced."""
+        config = dataclasses.replace(self.config, **numbers)
+        steps = self.epochs * self.per_epoch
+        soft_steps = max(1, self.per_epoch * self.phases.count("soft"))
+        return Trainer(
+            plan=self.plan,
+            loss_fn=self.task.loss_fn,
+            optimizer=make_optimizer(config, steps, config.learning_rate),
+            epsilon=geometric(config.epsilon_start, config.epsilon_end, soft_steps, config.epsilon_hold),
+            entropy_weight=optax.linear_schedule(0.0, config.entropy_weight, soft_steps),
+        )
+
+    def train(self) -> dict[str, np.ndarray]:
+        """The next epoch of every member; the mean of each reported scalar over its steps, [m]."""
+        epoch, phase = self.done, self.phases[self.done]
+        if phase == "hard":
+            self.state = self.settled()
+        n, batch = len(self.task.dataset.train_labels), self.config.batch
+        rows = jnp.asarray(np.stack([data.epoch_indices(m.seed, epoch, n, batch) for m in self.members]))
+        self.state, metrics = self._over_members(phase)(self.numbers, self.state, rows)
+        self.done += 1
+        return {name: np.asarray(value) for name, value in metrics.items()}
+
+    def settled(self) -> TrainState:
+        """The stacked state with potentials and codes of its present weights."""
+        if self.phases[max(self.done - 1, 0)] != "soft":
+            return self.state
+        return self._over_members("settle")(self.numbers, self.state)
+
+    def scores(self, images: np.ndarray, labels: np.ndarray) -> Scores:
+        """Accuracies on these images at the present state."""
+        state = self.settled()
+        shared = (jnp.asarray(images), jnp.asarray(labels))
+        soft, hard = self._over_members("score", shared)(self.numbers, state)
+        return Scores(np.asarray(soft), np.asarray(hard))
+
+    def member(self, state: TrainState, i: int) -> TrainState:
+        """The state of member i."""
+        return jax.tree.map(lambda x: x[i], state)
+
+    def _over_members(self, what: str, shared: tuple[Array, ...] | None = None):
+        """The jitted function `what` of (numbers, state, ...) over the members' axis."""
+        shared = (self.images, self.labels) if shared is None else shared
+        compiled = self._together(what) if self.together else self._single(what)
+        if self.together:
+            return lambda *stacked: compiled(shared, *stacked)
+
+        def one_by_one(*stacked):
+            parts = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(self.members))]
+            return _stacked([compiled(shared, *part) for part in parts])
+
+        return one_by_one
+
+    def _functions(self, what: str):
+        """Of one member: (shared, numbers, state, ...)."""
+        if what == "settle":
+            return lambda shared, numbers, state: self._trainer(numbers).settle(state)
+        return self._score if what == "score" else partial(self._epoch, what)
+
+    def _single(self, what: str):
+        return self.__dict__.setdefault(f"_{what}_single", jax.jit(self._functions(what)))
+
+    def _together(self, what: str):
+        over = jax.vmap(self._functions(what), in_axes=(None, 0, 0) + (0,) * (what in ("soft", "hard", "float")))
+        return self.__dict__.setdefault(f"_{what}_together", jax.jit(over))
+
+    def _epoch(self, phase, shared, numbers, state, rows):
+        images, labels = shared
+        step = getattr(self._trainer(numbers), f"{phase}_step")
+
+        def body(state, rows):
+            state, metrics = step(state, {"image": images[rows], "label": labels[rows]})
+            scalars = metrics._asdict()
+            return state, scalars | scalars.pop("scalars")
+
+        state, metrics = jax.lax.scan(body, state, rows)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def _score(self, shared, numbers, state):
+        images, labels = shared
+        trainer = self._trainer(numbers)
+        soft = trainer.soft_params(state) if self.plan.quantizers else state.params
+        hard = trainer.hard_params(state)
+        size = min(EVALUATED_AT_ONCE, len(labels))
+        whole = len(labels) // size * size
+
+        def right(params, images, labels):
+            return jnp.sum(self.task.logits(params, state.model_state, images).argmax(axis=1) == labels)
+
+        def accuracy(params):
+            cut = [x[:whole].reshape(-1, size, *x.shape[1:]) for x in (images, labels)]
+            count = jax.lax.map(lambda part: right(params, *part), tuple(cut)).sum()
+            if whole < len(labels):
+                count = count + right(params, images[whole:], labels[whole:])
+            return count.astype(jnp.float32) / len(labels)
+
+        return accuracy(soft), accuracy(hard)
+
+
+def phases(config: Config) -> list[str]:
+    """The phase of each epoch of quantized training."""
+    return ["soft"] * config.soft_epochs + ["hard" if config.freezes else "soft"] * config.hard_epochs
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
