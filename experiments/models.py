@@ -136,7 +136,7 @@ class ResNet(nnx.Module):
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "mlp": MLP,
-    "norm_mlp": NormMLP,
+    "norm_mlp": partial(NormMLP, depth=3),
     "mixer": Mixer,
     "cnn": SmallCNN,
     "resnet8": partial(ResNet, depth=8),

@@ -36,12 +36,16 @@ class Rounding(OnArrays):
     def levels(self, params: Params, state: State) -> Levels:
         raise NotImplementedError
 
+    def _hard(self, codes: UInt8[Array, "g n"], params: Params, state: State) -> Groups:
+        """levels[codes]; evenly spaced levels are computed instead, which costs no gather."""
+        return jnp.take_along_axis(self.levels(params, state), codes.astype(jnp.int32), axis=1)
+
     def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Info]:
         """Rounded weights; `epsilon` is not used."""
         w = groups.astype(jnp.float32)
         state = self._follow(jax.lax.stop_gradient(w), state)
         codes = self._codes(jax.lax.stop_gradient(w), params, state)
-        hard = jnp.take_along_axis(self.levels(params, state), codes.astype(jnp.int32), axis=1)
+        hard = self._hard(codes, params, state)
         surrogate = self._surrogate(w, params, state, hard)
         value = jax.lax.stop_gradient(hard) + (surrogate - jax.lax.stop_gradient(surrogate))
         return value.astype(groups.dtype), state, rounded_info(codes, self.k)

@@ -12,9 +12,9 @@ from mecq_jax.quantizer import Params, State
 from mecq_jax.rounding import Levels, Rounding, fitted_scale
 
 
-def _uniform(k: int) -> Float[Array, " k"]:
-    """k levels from -1 to 1."""
-    return jnp.linspace(-1.0, 1.0, k, dtype=jnp.float32)
+def _spread(codes: Array, k: int) -> Array:
+    """The codes 0 to k - 1 as numbers from -1 to 1."""
+    return (2 * codes.astype(jnp.float32) - (k - 1)) / (k - 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,10 @@ class STE(Rounding):
         return {"bound": jnp.maximum(jnp.abs(jax.lax.stop_gradient(groups)).max(axis=1), 1e-30)}
 
     def levels(self, params: Params, state: State) -> Levels:
-        places = jnp.arange(self.k, dtype=jnp.float32) - (self.k - 1) / 2
-        return 2 / self.k * state["bound"][:, None] * places[None]
+        return self._hard(jnp.arange(self.k)[None], params, state)
+
+    def _hard(self, codes, params, state):
+        return 2 / self.k * state["bound"][:, None] * (codes.astype(jnp.float32) - (self.k - 1) / 2)
 
     def _codes(self, groups, params, state):
         place = groups / (2 / self.k * state["bound"][:, None]) + (self.k - 1) / 2
@@ -79,7 +81,10 @@ class DoReFa(Rounding):
         return squashed / (2 * jnp.maximum(jnp.abs(squashed).max(axis=1, keepdims=True), 1e-30)) + 0.5
 
     def levels(self, params: Params, state: State) -> Levels:
-        return state["scale"][:, None] * _uniform(self.k)[None]
+        return self._hard(jnp.arange(self.k)[None], params, state)
+
+    def _hard(self, codes, params, state):
+        return state["scale"][:, None] * _spread(codes, self.k)
 
     def _codes(self, groups, params, state):
         if self.k == 2:
@@ -126,7 +131,10 @@ class LSQ(Rounding):
         return jnp.maximum(jnp.abs(params["step"].astype(jnp.float32)), 1e-8)[:, None]
 
     def levels(self, params: Params, state: State) -> Levels:
-        return self._step(params) * (jnp.arange(self.k, dtype=jnp.float32) + self._offset)[None]
+        return self._hard(jnp.arange(self.k)[None], params, state)
+
+    def _hard(self, codes, params, state):
+        return self._step(params) * (codes.astype(jnp.float32) + self._offset)
 
     def _place(self, groups, step):
         return jnp.clip(groups / step - self._offset, 0.0, self.k - 1.0)
@@ -187,7 +195,10 @@ class EWGS(Rounding):
         return (self.k - 1) * jnp.clip((groups - lower) / jnp.maximum(upper - lower, 1e-8), 0.0, 1.0)
 
     def levels(self, params: Params, state: State) -> Levels:
-        return jnp.abs(params["scale"].astype(jnp.float32))[:, None] * _uniform(self.k)[None]
+        return self._hard(jnp.arange(self.k)[None], params, state)
+
+    def _hard(self, codes, params, state):
+        return jnp.abs(params["scale"].astype(jnp.float32))[:, None] * _spread(codes, self.k)
 
     def _codes(self, groups, params, state):
         return jnp.round(self._place(groups, params)).astype(jnp.uint8)

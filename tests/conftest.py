@@ -16,8 +16,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Every call into these modules is checked against its jaxtyping signature. The rooms that take what a user brings
 # (grouping, packing, artifact, rules) are left out: there our own ValueErrors are what is tested.
 CHECKED = (
-    "semidual", "codebook", "transport", "assignment", "quantizer", "mec", "rounding", "uniform", "nonuniform", "annealed",
-    "losses", "training", "layers",
+    "semidual", "codebook", "transport", "assignment", "quantizer", "mec", "rounding", "uniform", "nonuniform",
+    "annealed", "losses", "training", "layers",
 )  # fmt: skip
 install_import_hook([f"mecq_jax.{name}" for name in CHECKED], "beartype.beartype")
 
