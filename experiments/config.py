@@ -26,9 +26,11 @@ class Config:
     Model: `model` (models.MODELS), `width`.
     Quantizer: `method`, `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights), `gradient`,
     `codebook`, `newton_steps` a training step.
-    Recipe: epochs of each phase (a rounding method spends the hard epochs in its ordinary training), `batch`,
+    Recipe: epochs of each phase, `freeze` (whose hard epochs freeze codes: 'soft' methods', where a rounding one trains
+    on as it did, or 'all'), `batch`,
     `optimizer` ('adam' or 'sgd' with momentum 0.9), peak learning rates, cosine to 0 over each of float and quantized
-    training, `weight_decay` on float weights, epsilon from `epsilon_start` to `epsilon_end` (relative to var(w)) over
+    training (where the hard epochs freeze codes, one for each phase, the last from `hard_rate` of the peak),
+    `weight_decay` on float weights, epsilon from `epsilon_start` to `epsilon_end` (relative to var(w)) over
     `epsilon_hold` of the soft phase, `entropy_weight` lambda (risen linearly over the soft phase).
     `float_run`: a finished run's folder to take float weights from, instead of training them.
     """
@@ -56,6 +58,8 @@ class Config:
     optimizer: str = "adam"
     float_learning_rate: float = 2e-3
     learning_rate: float = 2e-3
+    hard_rate: float = 0.3
+    freeze: str = "soft"
     levels_learning_rate: float = 2e-4
     weight_decay: float = 0.0
     epsilon_start: float = 0.3
@@ -65,7 +69,8 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
-        for name, allowed in (("method", METHODS), ("groups", GROUPS), ("optimizer", ("adam", "sgd"))):
+        for name, allowed in (("method", METHODS), ("groups", GROUPS), ("optimizer", ("adam", "sgd")),
+                              ("freeze", ("soft", "all"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {allowed}")
         for name in ("batch", "width", "downscale", "newton_steps"):
@@ -78,8 +83,8 @@ class Config:
 
     @property
     def freezes(self) -> bool:
-        """Whether the hard epochs freeze the codes: where training is soft. A rounding method trains on as it did."""
-        return self.method in SOFT_METHODS
+        """Whether the hard epochs freeze the codes."""
+        return self.freeze == "all" or self.method in SOFT_METHODS
 
     def quantizer(self) -> Quantizer:
         """The quantizer that the fields describe."""

@@ -67,11 +67,18 @@ class Session:
         yield from data.epoch_indices(config.seed, epoch, len(self.task.dataset.train_labels), config.batch)
 
 
-def make_optimizer(config: Config, steps: int, peak: float) -> optax.GradientTransformation:
-    """Weights with decay, levels without and at their own rate; both cosine from their peak to 0 over `steps`."""
+def make_optimizer(config: Config, steps: int, peak: float, hard_steps: int = 0) -> optax.GradientTransformation:
+    """Weights with decay, levels without and at their own rate; each a cosine from its peak to 0 over `steps`.
+
+    The last `hard_steps` have a cosine of their own, from `hard_rate` of the peak: with the codes frozen the levels,
+    norms and float layers can still make good much of what hardening cost, but not at the end of a spent schedule.
+    """
 
     def one(rate: float, decay: float) -> optax.GradientTransformation:
-        schedule = optax.cosine_decay_schedule(rate, max(steps, 1))
+        schedule = optax.cosine_decay_schedule(rate, max(steps - hard_steps, 1))
+        if hard_steps:
+            last = optax.cosine_decay_schedule(rate * config.hard_rate, hard_steps)
+            schedule = optax.join_schedules([schedule, last], [steps - hard_steps])
         if config.optimizer == "adam":
             return optax.adamw(schedule, weight_decay=decay)
         return optax.chain(optax.add_decayed_weights(decay), optax.sgd(schedule, momentum=0.9, nesterov=True))
@@ -131,11 +138,13 @@ def _quantized_phases(
     quantizer = config.quantizer()
     plan, quant, quant_state = tree.quantize_tree(params, rules.default_rules(quantizer, task.order))
     soft_steps = config.soft_epochs * session.steps_per_epoch
-    steps = soft_steps + config.hard_epochs * session.steps_per_epoch
+    hard_steps = config.hard_epochs * session.steps_per_epoch
     trainer = Trainer(
         plan=plan,
         loss_fn=task.loss_fn,
-        optimizer=make_optimizer(config, steps, config.learning_rate),
+        optimizer=make_optimizer(
+            config, soft_steps + hard_steps, config.learning_rate, hard_steps if config.freezes else 0
+        ),
         epsilon=geometric(config.epsilon_start, config.epsilon_end, max(soft_steps, 1), config.epsilon_hold),
         entropy_weight=optax.linear_schedule(0.0, config.entropy_weight, max(soft_steps, 1)),
     )

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.arena import __main__ as command
 from experiments.arena.methods import METHODS
-from experiments.arena.protocol import Arena, run, table
+from experiments.arena.protocol import Arena, Clock, Paused, run, table
 from experiments.arena.team import TRACED, Member, Team
 from experiments.classify import make_task
 from experiments.config import Config
@@ -58,6 +58,21 @@ def test_the_protocol_tunes_repeats_and_goes_on(tmp_path):
     assert written == json.loads(json.dumps(rows))
     assert "| 4 | lsq |" in (tmp_path / "table.md").read_text() == table(arena, rows)
     assert len(run(arena, tmp_path, said.append)) == 2 and len(said) == 4, "nothing is trained twice"
+
+
+def test_a_paused_team_goes_on_to_the_same_end(task, tmp_path):
+    config = dataclasses.replace(CONFIG, method="lsq", soft_epochs=1, hard_epochs=1)
+
+    def team():
+        return Team(task, config, [Member(0, task.params, task.model_state)], together=False)
+
+    whole, first, second = team(), team(), team()
+    assert Clock().train(whole, tmp_path / "none", lambda: 1) == [1, 1, 1] and not (tmp_path / "none").exists()
+    with pytest.raises(Paused, match="goes on"):
+        Clock(limit=0.0).train(first, tmp_path / "store", lambda: 2)
+    assert Clock().train(second, tmp_path / "store", lambda: 3) == [2, 2, 3]
+    for a, b in zip(jax.tree.leaves(whole.state.params), jax.tree.leaves(second.state.params), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.fast

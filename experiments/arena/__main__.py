@@ -1,7 +1,8 @@
-"""Run an arena:  python -m experiments.arena experiments/configs/arena_fashion.py [--folder PATH]
+"""Run an arena:  python -m experiments.arena experiments/configs/arena_cifar10_small.py [--minutes 5] [--folder PATH]
 
 The file defines arena = Arena(...). Rows that are in the folder (default: experiments/results/arena/<name>) are kept,
-so that an interrupted run goes on where it stopped.
+and a row in the making is kept every minute, so that an interrupted run goes on where it stopped. With --minutes it
+stops by itself after so long: any short stretch of a machine's time moves the table on.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from experiments.arena.protocol import Arena, run, table
+from experiments.arena.protocol import Arena, Clock, Paused, run, table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "arena"
 
@@ -29,10 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     options = parser.parse_args(arguments)
     try:
         arena = load(options.config)
-        rows = run(arena, options.folder or RESULTS / options.config.stem.removeprefix("arena_"))
+        folder = options.folder or RESULTS / options.config.stem.removeprefix("arena_")
+        rows = run(arena, folder, clock=Clock(limit=60 * options.minutes))
+    except Paused as paused:
+        print(paused)
+        return 0
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ the test images after every epoch and, at the end, through its packed file.
 
 import dataclasses
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
-from experiments.arena.methods import METHODS, Method
+from experiments.arena.methods import METHODS, Method, Numbers
 from experiments.arena.team import Member, Team
 from experiments.classify import Task, make_task
 from experiments.config import Config
@@ -34,6 +35,36 @@ from mecq_jax.rules import flatten
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
+
+
+class Paused(Exception):
+    """The time that `run` was given is over; what is done is kept."""
+
+
+@dataclasses.dataclass
+class Clock:
+    """Keeps a team's state every `every` seconds, and pauses after `limit` seconds."""
+
+    limit: float = float("inf")
+    every: float = 60.0
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    kept: float = dataclasses.field(default_factory=time.monotonic)
+
+    def train(self, team: Team, store: Path, score: Callable[[], Any] = lambda: None) -> list[Any]:
+        """Train to the last epoch, from the state in `store` if there is one; `score()` before and after each epoch."""
+        history = team.restore(store)
+        history = [score()] if history is None else history
+        while team.done < team.epochs:
+            team.train()
+            history.append(score())
+            now = time.monotonic()
+            over = now - self.began > self.limit
+            if team.done < team.epochs and (over or now - self.kept > self.every):
+                team.save(store, history)
+                self.kept = now
+            if over:
+                raise Paused(f"paused after {(now - self.began) / 60:.1f} minutes; the same command goes on from here")
+        return history
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +97,7 @@ def split_task(arena: Arena) -> tuple[Task, np.ndarray, np.ndarray]:
     return dataclasses.replace(task, dataset=dataset), images[held], labels[held]
 
 
-def float_members(arena: Arena, task: Task, folder: Path, say: Say) -> list[Member]:
+def float_members(arena: Arena, task: Task, folder: Path, clock: Clock, say: Say) -> list[Member]:
     """A trained float network for each seed, from `folder` where it is there."""
     members = []
     for seed in range(arena.seeds):
@@ -78,8 +109,7 @@ def float_members(arena: Arena, task: Task, folder: Path, say: Say) -> list[Memb
                 learning_rate=arena.config.float_learning_rate,
             )  # fmt: skip
             team = Team(task, config, [Member(seed, own.params, own.model_state)], quantized=False)
-            while team.done < team.epochs:
-                team.train()
+            clock.train(team, folder / "checkpoints" / f"float-{seed}")
             state = team.member(team.state, 0)
             named = {f"params/{n}": x for n, x in flatten(state.params).items()}
             artifact.save(path, named | {f"state/{n}": x for n, x in flatten(state.model_state).items()})
@@ -88,35 +118,32 @@ def float_members(arena: Arena, task: Task, folder: Path, say: Say) -> list[Memb
     return members
 
 
-def tune(arena: Arena, task: Task, method: Method, k: int, start: Member, held: tuple[np.ndarray, np.ndarray]):
+def tune(arena: Arena, task: Task, method: Method, k: int, start: Member, held: Sequence[np.ndarray], clock: Clock,
+         store: Path) -> tuple[list[tuple[Numbers, float]], Numbers]:
     """[(numbers, hard accuracy on the held-out images)] over the grid, and the best numbers."""
     grid = [{"learning_rate": rate, **knob} for rate in arena.learning_rates for knob in method.knob]
     team = Team(task, _config(arena, method, k), [start._replace(numbers=numbers) for numbers in grid])
-    while team.done < team.epochs:
-        team.train()
+    clock.train(team, store)
     accuracies = team.scores(*held).hard
     return list(zip(grid, accuracies.tolist(), strict=True)), grid[int(accuracies.argmax())]
 
 
-def repeat(task: Task, config: Config, members: Sequence[Member], quantized: bool = True) -> Row:
+def repeat(
+    task: Task, config: Config, members: Sequence[Member], clock: Clock, store: Path, quantized: bool = True
+) -> Row:
     """Accuracies on the test images of every member: each epoch's, and the last one's through the packed file."""
     team = Team(task, config, members, quantized=quantized)
     test = (task.dataset.test_images, task.dataset.test_labels)
-    soft, hard = ([x] for x in team.scores(*test))
-    while team.done < team.epochs:
-        team.train()
-        scores = team.scores(*test)
-        soft.append(scores.soft)
-        hard.append(scores.hard)
+    history = clock.train(team, store, lambda: [x.tolist() for x in team.scores(*test)])
+    soft, hard = np.moveaxis(np.array(history), 1, 0)
     state = team.settled()
     shipped = [_shipped_accuracy(team, team.member(state, i)) for i in range(len(members))]
     # Not to the bit: batches of another size may round a tie of two logits the other way.
     assert np.allclose(shipped, hard[-1], atol=2.1 / len(test[1])), (shipped, hard[-1])
     frozen = team.phases.count("soft")  # epochs, and so the index, at the end of the soft phase
     before = {"soft_end": soft[frozen].tolist(), "soft_end_hard": hard[frozen].tolist()} if quantized else {}
-    every = np.array(hard)
-    return {"untrained": every[0].tolist(), "last": shipped, "best": every[1:].max(axis=0).tolist(), **before,
-            "epochs": every[1:].tolist()}
+    return {"untrained": hard[0].tolist(), "last": shipped, "best": hard[1:].max(axis=0).tolist(), **before,
+            "epochs": hard[1:].tolist()}
 
 
 def _shipped_accuracy(team: Team, state: Any) -> float:
@@ -135,8 +162,9 @@ def _config(arena: Arena, method: Method, k: int) -> Config:
     return dataclasses.replace(arena.config, k=k, **method.fields)
 
 
-def run(arena: Arena, folder: Path, say: Say = print) -> list[Row]:
+def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None) -> list[Row]:
     """All rows of `arena`; those on disk in `folder` are kept, each new one is written when it is there."""
+    clock = clock or Clock()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.jsonl"
     rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -149,23 +177,30 @@ def run(arena: Arena, folder: Path, say: Say = print) -> list[Row]:
             continue
         if task is None:
             task, *held = split_task(arena)
-            members = float_members(arena, task, folder, say)
+            members = float_members(arena, task, folder, clock, say)
             start = _accuracies(task, members)
-        began = time.perf_counter()
+        began, store = time.perf_counter(), folder / "checkpoints"
         row: Row = {"key": key, "k": k, "method": name, "float": start}
         if name == "float":
             config = dataclasses.replace(arena.config, learning_rate=arena.learning_rates[0])
-            row |= repeat(task, config, members, quantized=False)
+            row |= repeat(task, config, members, clock, store / key, quantized=False)
         else:
             method = METHODS[name]
-            grid, numbers = tune(arena, task, method, k, members[0], (held[0], held[1]))
+            tuned = store / f"{key} tuned.json"
+            if not tuned.is_file():
+                found = tune(arena, task, method, k, members[0], held, clock, store / f"{key} grid")
+                store.mkdir(exist_ok=True)
+                atomic_write_text(tuned, json.dumps(found))
+            grid, numbers = json.loads(tuned.read_text())
             chosen = [member._replace(numbers=numbers) for member in members]
-            row |= {"grid": grid, "chosen": numbers} | repeat(task, _config(arena, method, k), chosen)
+            row |= {"grid": grid, "chosen": numbers}
+            row |= repeat(task, _config(arena, method, k), chosen, clock, store / key)
         row |= {"seconds": time.perf_counter() - began, "config": dataclasses.asdict(arena.config)}
         row |= {"device": jax.devices()[0].device_kind, "versions": versions()}
         rows.append(row)
         atomic_write_text(path, "".join(json.dumps(r) + "\n" for r in rows))
         atomic_write_text(folder / "table.md", table(arena, rows))
+        shutil.rmtree(store, ignore_errors=True)
         say(f"{key}: {100 * np.mean(row['last']):.2f} ({row['seconds']:.0f} s)")
     return rows
 

@@ -10,8 +10,10 @@ after member, which on a CPU is faster (its batched products are not).
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,17 +22,19 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from experiments import data
+from experiments import checkpoint, data
 from experiments.classify import Task
 from experiments.config import Config
 from experiments.run import make_optimizer
+from experiments.runfolder import atomic_write_text
 from mecq_jax import rules, tree
 from mecq_jax.rules import Plan
 from mecq_jax.training import Trainer, TrainState, geometric
 
 # Fields of a config in which the members of a team may differ: numbers that only enter the step's arithmetic.
 TRACED = (
-    "learning_rate", "levels_learning_rate", "weight_decay", "epsilon_start", "epsilon_end", "entropy_weight",
+    "learning_rate", "hard_rate", "levels_learning_rate", "weight_decay", "epsilon_start", "epsilon_end",
+    "entropy_weight",
 )  # fmt: skip
 EVALUATED_AT_ONCE = 500
 
@@ -95,7 +99,7 @@ class Team:
         return Trainer(
             plan=self.plan,
             loss_fn=self.task.loss_fn,
-            optimizer=make_optimizer(config, steps, config.learning_rate),
+            optimizer=make_optimizer(config, steps, config.learning_rate, self.per_epoch * self.phases.count("hard")),
             epsilon=geometric(config.epsilon_start, config.epsilon_end, soft_steps, config.epsilon_hold),
             entropy_weight=optax.linear_schedule(0.0, config.entropy_weight, soft_steps),
         )
@@ -110,6 +114,19 @@ class Team:
         self.state, metrics = self._over_members(phase)(self.numbers, self.state, rows)
         self.done += 1
         return {name: np.asarray(value) for name, value in metrics.items()}
+
+    def save(self, folder: Path, history: Any) -> None:
+        """Keep the state, the epochs done and `history` (JSON) in `folder`, for `restore`."""
+        checkpoint.save(folder, self.done, self.state)
+        atomic_write_text(folder / f"{self.done}.json", json.dumps(history))
+
+    def restore(self, folder: Path) -> Any:
+        """Go on from the last `save` in `folder`; its history, or None where there is none."""
+        found = checkpoint.restore(folder, self.state)
+        if found is None or not (kept := folder / f"{found[0]}.json").is_file():
+            return None
+        self.done, self.state = found
+        return json.loads(kept.read_text())
 
     def settled(self) -> TrainState:
         """The stacked state with potentials and codes of its present weights."""
