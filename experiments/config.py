@@ -12,8 +12,8 @@ from mecq_jax.quantizer import Quantizer
 METHODS = tuple(catalog.QUANTIZERS)
 # The method and its ablations, which take its fields.
 MEC_METHODS = ("mec", "mec_hard_forward", "softmax")
-# Those that train a soft network; the others compute with rounded weights all along.
-SOFT_METHODS = ("mec", "softmax", "slb", "dkm")
+# Those whose hard epochs freeze the codes: soft to the end of the soft phase, with levels that train on.
+FREEZING = ("mec", "softmax")
 GROUPS = ("tensor", "channel", "block")
 
 
@@ -26,9 +26,9 @@ class Config:
     Model: `model` (models.MODELS), `width`.
     Quantizer: `method`, `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights), `gradient`,
     `codebook`, `newton_steps` a training step.
-    Recipe: epochs of each phase, `freeze` (whose hard epochs freeze codes: 'soft' methods', where a rounding one trains
-    on as it did, or 'all'), `batch`,
-    `optimizer` ('adam' or 'sgd' with momentum 0.9), peak learning rates, cosine to 0 over each of float and quantized
+    Recipe: epochs of each phase, `freeze` ('own': the hard epochs freeze the codes of the methods in `FREEZING`, and
+    others train on as they did; 'all': of all), `batch`, `optimizer` ('adam' or 'sgd' with momentum 0.9), peak learning
+    rates (`levels_rate`: of levels and steps, as a share of the weights'), cosine to 0 over each of float and quantized
     training (where the hard epochs freeze codes, one for each phase, the last from `hard_rate` of the peak),
     `weight_decay` on float weights, epsilon from `epsilon_start` to `epsilon_end` (relative to var(w)) over
     `epsilon_hold` of the soft phase, `entropy_weight` lambda (risen linearly over the soft phase).
@@ -59,8 +59,8 @@ class Config:
     float_learning_rate: float = 2e-3
     learning_rate: float = 2e-3
     hard_rate: float = 0.3
-    freeze: str = "soft"
-    levels_learning_rate: float = 2e-4
+    freeze: str = "own"
+    levels_rate: float = 0.1
     weight_decay: float = 0.0
     epsilon_start: float = 0.3
     epsilon_end: float = 0.01
@@ -70,7 +70,7 @@ class Config:
 
     def __post_init__(self):
         for name, allowed in (("method", METHODS), ("groups", GROUPS), ("optimizer", ("adam", "sgd")),
-                              ("freeze", ("soft", "all"))):
+                              ("freeze", ("own", "all"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {allowed}")
         for name in ("batch", "width", "downscale", "newton_steps"):
@@ -84,7 +84,7 @@ class Config:
     @property
     def freezes(self) -> bool:
         """Whether the hard epochs freeze the codes."""
-        return self.freeze == "all" or self.method in SOFT_METHODS
+        return self.freeze == "all" or self.method in FREEZING
 
     def quantizer(self) -> Quantizer:
         """The quantizer that the fields describe."""

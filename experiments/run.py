@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import checkpoint, data
 from experiments.classify import Task, make_task
 from experiments.config import Config
+from experiments.recipe import float_trainer, phases, quantized_trainer
 from experiments.runfolder import RunFolder, read_metrics
 from mecq_jax import artifact, reader, rules, tree
 from mecq_jax.hardening import harden_tree
 from mecq_jax.report import Report, make_report
-from mecq_jax.rules import Plan, flatten
-from mecq_jax.training import Trainer, TrainState, geometric, optimizers
+from mecq_jax.rules import flatten
+from mecq_jax.training import Trainer, TrainState
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -67,25 +67,6 @@ class Session:
         yield from data.epoch_indices(config.seed, epoch, len(self.task.dataset.train_labels), config.batch)
 
 
-def make_optimizer(config: Config, steps: int, peak: float, hard_steps: int = 0) -> optax.GradientTransformation:
-    """Weights with decay, levels without and at their own rate; each a cosine from its peak to 0 over `steps`.
-
-    The last `hard_steps` have a cosine of their own, from `hard_rate` of the peak: with the codes frozen the levels,
-    norms and float layers can still make good much of what hardening cost, but not at the end of a spent schedule.
-    """
-
-    def one(rate: float, decay: float) -> optax.GradientTransformation:
-        schedule = optax.cosine_decay_schedule(rate, max(steps - hard_steps, 1))
-        if hard_steps:
-            last = optax.cosine_decay_schedule(rate * config.hard_rate, hard_steps)
-            schedule = optax.join_schedules([schedule, last], [steps - hard_steps])
-        if config.optimizer == "adam":
-            return optax.adamw(schedule, weight_decay=decay)
-        return optax.chain(optax.add_decayed_weights(decay), optax.sgd(schedule, momentum=0.9, nesterov=True))
-
-    return optimizers(one(peak, config.weight_decay), one(config.levels_learning_rate, 0.0))
-
-
 def run(
     config: Config,
     root: Path,
@@ -116,17 +97,11 @@ def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
     if config.float_run or (resume and path.is_file()):
         return unflatten(reader.read_dense(source), task)
     steps = config.float_epochs * session.steps_per_epoch
-    trainer = Trainer(
-        plan=Plan({}, {}),
-        loss_fn=task.loss_fn,
-        optimizer=make_optimizer(config, steps, config.float_learning_rate),
-        epsilon=optax.constant_schedule(0.0),
-        entropy_weight=optax.constant_schedule(0.0),
-    )
+    trainer = float_trainer(config, task.loss_fn, steps, config.float_learning_rate)
     state = trainer.init(_copy(task.params), {}, {}, _copy(task.model_state), jax.random.key(config.seed))
     evaluate = {"float": lambda s: (s.params, s.model_state)}
-    phases = [("float", trainer.float_step, config.float_epochs)]
-    state = _epochs(session, state, phases, trainer, evaluate, resume, 0)
+    parts = [("float", trainer.float_step, config.float_epochs)]
+    state = _epochs(session, state, parts, trainer, evaluate, resume, 0)
     artifact.save(path, _named(state.params, state.model_state))
     return state.params, state.model_state
 
@@ -137,35 +112,23 @@ def _quantized_phases(
     task, config = session.task, session.task.config
     quantizer = config.quantizer()
     plan, quant, quant_state = tree.quantize_tree(params, rules.default_rules(quantizer, task.order))
-    soft_steps = config.soft_epochs * session.steps_per_epoch
-    hard_steps = config.hard_epochs * session.steps_per_epoch
-    trainer = Trainer(
-        plan=plan,
-        loss_fn=task.loss_fn,
-        optimizer=make_optimizer(
-            config, soft_steps + hard_steps, config.learning_rate, hard_steps if config.freezes else 0
-        ),
-        epsilon=geometric(config.epsilon_start, config.epsilon_end, max(soft_steps, 1), config.epsilon_hold),
-        entropy_weight=optax.linear_schedule(0.0, config.entropy_weight, max(soft_steps, 1)),
-    )
+    trainer = quantized_trainer(config, plan, task.loss_fn, session.steps_per_epoch)
     state = trainer.init(_copy(params), quant, quant_state, _copy(model_state), jax.random.key(config.seed + 1))
-    last = "hard" if config.freezes else "soft"
-    phases = [
-        ("soft", trainer.soft_step, config.soft_epochs),
-        (last, trainer.hard_step if last == "hard" else trainer.soft_step, config.hard_epochs),
-    ]
+    steps = {"soft": trainer.soft_step, "hard": trainer.hard_step}
+    order = phases(config)
+    parts = [(name, steps[name], order.count(name)) for name in ("soft", "hard")]
     soft_params, hard_params = jax.jit(trainer.soft_params), jax.jit(trainer.hard_params)
     evaluate = {
         "soft": lambda s: (soft_params(s), s.model_state),
         "hard": lambda s: (hard_params(s), s.model_state),
     }
     offset = config.float_epochs * session.steps_per_epoch if not config.float_run else 0
-    state = _epochs(session, state, phases, trainer, evaluate, resume, offset)
+    state = _epochs(session, state, parts, trainer, evaluate, resume, offset)
     return _finish(session, trainer, state, params, float_accuracy)
 
 
-def _epochs(session, state, phases, trainer, evaluate, resume, offset):
-    """Train through `phases` [(name, step, epochs)], evaluating and checkpointing after every epoch."""
+def _epochs(session, state, parts, trainer, evaluate, resume, offset):
+    """Train through `parts` [(name, step, epochs)], evaluating and checkpointing after every epoch."""
     folder, per_epoch = session.folder, session.steps_per_epoch
     name = "float" if "float" in evaluate else "quantized"
     store = folder.root / "checkpoints" / name
@@ -175,10 +138,10 @@ def _epochs(session, state, phases, trainer, evaluate, resume, offset):
     if resume:
         folder.resume_at(offset + done * per_epoch)
     settle = jax.jit(trainer.settle)
-    compiled = {id(step): session.jit_step(step) for _, step, _ in phases}
-    total = sum(epochs for _, _, epochs in phases)
+    compiled = {id(step): session.jit_step(step) for _, step, _ in parts}
+    total = sum(epochs for _, _, epochs in parts)
     epoch = 0
-    for phase, step, epochs in phases:
+    for phase, step, epochs in parts:
         for i in range(epochs):
             epoch += 1
             if epoch <= done:
@@ -213,7 +176,7 @@ def _finish(session, trainer, state, float_params, float_accuracy) -> Result:
     evaluated = [r for r in read_metrics(session.folder.metrics_path) if "soft_to_hard_gap" in r]
     last = evaluated[-1] if evaluated else {}
     soft, gap = (last.get(name, float("nan")) for name in ("soft_accuracy", "soft_to_hard_gap"))
-    if not config.freezes or config.hard_epochs == 0:
+    if "hard" not in phases(config):
         state = jax.jit(trainer.settle)(state)
     hard = harden_tree(trainer.plan, state.params, state.quant, state.quant_state, state.codes)
     hard_params = trainer.hard_params(state)

@@ -15,28 +15,39 @@ from mecq_jax.quantizer import Info, OnArrays, Params, State
 from mecq_jax.rounding import nearest, rounded_info
 
 
-def least_squares_binary(w: Float[Array, " n"], bits: int, sweeps: int = 3) -> Float[Array, " k"]:
-    """Ascending levels q of min |w - q[code]|^2 over q = {sum_i +-a_i}, i = 1 .. bits: LSBQ.
+def greedy_binary(w: Float[Array, " n"], bits: int) -> Float[Array, " bits"]:
+    """a_i = mean|r|, r <- r - a_i sign(r), from r = w: where `least_squares_binary` starts."""
+    rest, a = w, []
+    for _ in range(bits):
+        a.append(jnp.abs(rest).mean())
+        rest = rest - a[-1] * jnp.where(rest >= 0, 1.0, -1.0)
+    return jnp.stack(a)
 
-    Greedy, a_i = mean|r|, r <- r - a_i sign(r), as published for more than two bits; then `sweeps` alternations of
-    nearest level and least squares in a, which reach the optimum of one and two bits.
+
+def _signs(bits: int) -> np.ndarray:
+    return np.array([[1.0 if j >> i & 1 else -1.0 for i in range(bits)] for j in range(2**bits)], np.float32)
+
+
+def binary_levels(a: Float[Array, " bits"]) -> Float[Array, " k"]:
+    """The sums of +-a_i, ascending."""
+    return jnp.sort(jnp.dot(_signs(a.shape[0]), a, precision=jax.lax.Precision.HIGHEST))
+
+
+def least_squares_binary(w: Float[Array, " n"], a: Float[Array, " bits"], sweeps: int) -> Float[Array, " bits"]:
+    """`sweeps` alternations of nearest level and least squares towards min_a |w - q[code]|^2, q = {sum_i +-a_i}: LSBQ.
+
     Source: Pouransari, Tu and Tuzel, 2020, arXiv 2001.02786.
     """
-    signs = np.array([[1.0 if j >> i & 1 else -1.0 for i in range(bits)] for j in range(2**bits)], np.float32)
-    rest, greedy = w, []
-    for _ in range(bits):
-        greedy.append(jnp.abs(rest).mean())
-        rest = rest - greedy[-1] * jnp.where(rest >= 0, 1.0, -1.0)
-    a = jnp.stack(greedy)
     highest = jax.lax.Precision.HIGHEST
-    for _ in range(sweeps if bits > 1 else 0):
+    signs, bits = jnp.asarray(_signs(a.shape[0])), a.shape[0]
+    for _ in range(sweeps):
         levels = jnp.dot(signs, a, precision=highest)
         order = jnp.argsort(levels)
-        codes = nearest(w[None], levels[order][None])[0]
-        s = jnp.asarray(signs)[order][codes]
+        s = signs[order][nearest(w[None], levels[order][None])[0]]
+        # A little of the old a keeps the system regular where levels are without weights.
         gram = jnp.dot(s.T, s, precision=highest) + 1e-4 * w.shape[0] * jnp.eye(bits, dtype=jnp.float32)
         a = jnp.linalg.solve(gram, jnp.dot(s.T, w, precision=highest) + 1e-4 * w.shape[0] * a)
-    return jnp.sort(jnp.dot(signs, a, precision=highest))
+    return a
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +56,9 @@ class PARQ(OnArrays):
 
         prox(w) = clip(m + (w - m) / epsilon, q_j, q_{j+1})  between levels j and j + 1,  m their middle
 
-    epsilon is the inverse slope: 1 is the identity between the outer levels, 0 rounds to the nearest. Levels are
-    least-squares binary ones of the weights, at every step. Source: Jin et al., ICML 2025, arXiv 2503.15748.
+    epsilon is the inverse slope: 1 is the identity between the outer levels, 0 rounds to the nearest (the authors let
+    it fall by a sigmoid to 0). Levels are least-squares binary ones, which follow the weights by one sweep a step.
+    Source: Jin et al., ICML 2025, arXiv 2503.15748.
 
     Attributes:
       k: number of levels: 2, 4, 8 or 16.
@@ -62,12 +74,14 @@ class PARQ(OnArrays):
             raise ValueError(f"k = {self.k}: least-squares binary levels are a power of two in number")
 
     def init(self, w: Array) -> tuple[Params, State]:
-        return {}, self._follow(to_groups(w, self.granularity))
+        groups = to_groups(w, self.granularity).astype(jnp.float32)
+        start = jax.vmap(lambda w: greedy_binary(w, self.k.bit_length() - 1))(groups)
+        return {}, self._follow(groups, start, sweeps=20)
 
-    def _follow(self, groups: Array) -> State:
-        bits = self.k.bit_length() - 1
-        groups = jax.lax.stop_gradient(groups).astype(jnp.float32)
-        return {"levels": jax.vmap(lambda w: least_squares_binary(w, bits))(groups)}
+    def _follow(self, groups: Array, scales: Array, sweeps: int) -> State:
+        sweep = jax.vmap(lambda w, a: least_squares_binary(w, a, sweeps))
+        scales = sweep(jax.lax.stop_gradient(groups), scales)
+        return {"scales": scales, "levels": jax.vmap(binary_levels)(scales)}
 
     def levels(self, params: Params, state: State) -> Float[Array, "g k"]:
         return state["levels"]
@@ -75,7 +89,7 @@ class PARQ(OnArrays):
     def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Info]:
         """prox of every weight, with the derivative of the identity; `epsilon` is the inverse slope, at most 1."""
         w = groups.astype(jnp.float32)
-        state = self._follow(w)
+        state = self._follow(w, state["scales"], sweeps=1)
         inverse = jnp.clip(jnp.asarray(epsilon, jnp.float32), 1e-6, 1.0)
 
         def prox(w, q):
@@ -97,7 +111,8 @@ class SLB(OnArrays):
     """Searching for low-bit weights: k logits a weight, w^_i = sum_j softmax_j(a_ij / epsilon) q_j, levels fixed.
 
     Keeps n x k parameters, as published; the float weights set their start, a_ij = -(w_i - q_j)^2 / var(w), and are not
-    used again. Source: Yang et al., NeurIPS 2020, arXiv 2009.08695.
+    used again. The paper's second batch norm for the hard state is left out.
+    Source: Yang et al., NeurIPS 2020, arXiv 2009.08695.
 
     Attributes:
       k: number of levels.

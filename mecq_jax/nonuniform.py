@@ -35,9 +35,10 @@ def additive_powers_of_two(k: int) -> np.ndarray:
 class APoT(Rounding):
     """Additive powers of two: w^ = a alpha Q(clip(w~ / alpha, -1, 1)),  w~ = (w - mean) / std, alpha learnt.
 
-    Straight-through; Q rounds to plus or minus `additive_powers_of_two`. Where 0 is one of them a level is to spare:
-    the topmost is there twice. alpha starts at 3 (k = 2: 1). Published with a = 1 and batch norm behind; here a is the
-    std at the start.
+    Straight-through: dL/dw = a dL/dw^ / std, for clipped weights too, none through mean and std, as in the authors'
+    code. Q rounds to +- `additive_powers_of_two`; where 0 is one of them a level is to spare, and the topmost
+    is there twice. alpha starts at 3 (k = 2: 1). Published with a = 1 and batch norm behind; here it is the std at the
+    start.
     Source: Li, Dong and Wang, ICLR 2020, arXiv 1909.13144.
 
     Attributes:
@@ -68,8 +69,9 @@ class APoT(Rounding):
         return jnp.maximum(jnp.abs(params["clip"].astype(jnp.float32)), 1e-3)[:, None]
 
     def _standard(self, groups):
-        apart = groups - groups.mean(axis=1, keepdims=True)
-        return apart / jnp.maximum(jnp.sqrt(jnp.square(apart).mean(axis=1, keepdims=True) + 1e-16), 1e-8)
+        still = jax.lax.stop_gradient(groups)
+        spread = jnp.maximum(still.std(axis=1, keepdims=True), 1e-8)
+        return (groups - still.mean(axis=1, keepdims=True)) / spread
 
     def levels(self, params: Params, state: State) -> Levels:
         return state["scale"][:, None] * self._clip(params) * self._shape[None]
@@ -78,10 +80,10 @@ class APoT(Rounding):
         return nearest(state["scale"][:, None] * self._standard(groups), self.levels(params, state))
 
     def _surrogate(self, groups, params, state, hard):
-        clip = self._clip(params)
-        x = jnp.clip(self._standard(groups) / clip, -1.0, 1.0)
-        rounded = jax.lax.stop_gradient(hard / (state["scale"][:, None] * clip))
-        return state["scale"][:, None] * clip * (x + jax.lax.stop_gradient(rounded - x))
+        clip, scale, standard = self._clip(params), state["scale"][:, None], self._standard(groups)
+        x = jax.lax.stop_gradient(standard / clip)
+        d_clip = jnp.where(jnp.abs(x) <= 1, jax.lax.stop_gradient(hard / (scale * clip)) - x, jnp.sign(x))
+        return scale * (standard + clip * d_clip)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,8 @@ class Balanced(Rounding):
     """Equal-mass codes, straight-through: weight number r of n (by size) has code floor(k r / n), levels are learnt.
 
     dL/dw = dL/dw^,  dL/dq_j = sum of dL/dw^ over the weights of code j. The limit of the method's mirror form as
-    epsilon falls to 0, without the way there. Source: equal-mass rounding as in N2UQ's entropy-preserving weights
-    (Liu et al., CVPR 2022, arXiv 2111.14826), with a learnable codebook.
+    epsilon falls to 0, without the way there. The idea of equal masses is that of N2UQ's entropy-preserving
+    weights (Liu et al., CVPR 2022, arXiv 2111.14826), which rescale for a uniform quantizer instead.
 
     Attributes:
       k: number of levels.

@@ -5,11 +5,12 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from experiments.arena import __main__ as command
 from experiments.arena.methods import METHODS
-from experiments.arena.protocol import Arena, Clock, Paused, run, table
+from experiments.arena.protocol import Arena, Clock, Paused, run, table, tune
 from experiments.arena.team import TRACED, Member, Team
 from experiments.classify import make_task
 from experiments.config import Config
@@ -27,17 +28,25 @@ def task():
 
 def test_a_team_trains_its_members_as_if_each_were_alone(task):
     """Together under one vmap, one by one, and in a team of one: the same accuracies and nearly the same numbers."""
-    numbers = [{"learning_rate": 2e-3}, {"learning_rate": 5e-4, "epsilon_end": 0.1}]
+    numbers = [{"learning_rate": 0.1}, {"learning_rate": 0.03, "epsilon_end": 0.1}]
+    config = dataclasses.replace(CONFIG, optimizer="sgd")  # Adam takes whole steps where the gradient is rounding
     members = [Member(seed, task.params, task.model_state, n) for seed, n in enumerate(numbers)]
-    teams = [Team(task, CONFIG, members, together=True), Team(task, CONFIG, members[1:], together=False)]
+    teams = [Team(task, config, members, together=True), Team(task, config, members[1:], together=False)]
+    epsilon: list[np.ndarray] = []
     for team in teams:
         while team.done < team.epochs:
             report = team.train()
+            epsilon.append(report["epsilon"])
         assert report["loss"].shape == (len(team.members),) and np.isfinite(report["loss"]).all()
     together, alone = teams[0].member(teams[0].state, 1), teams[1].member(teams[1].state, 0)
     assert int(together.step) == int(alone.step) == 3 * (800 // 256)
-    for a, b in zip(jax.tree.leaves(together.params), jax.tree.leaves(alone.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-3)
+    apart, moved = (optax.tree.norm(optax.tree.sub(together.params, x)) for x in (alone.params, task.params))
+    assert float(apart) < 0.02 * float(moved), "the same way, not only the same start"
+    for path, levels in together.quant.items():
+        np.testing.assert_allclose(levels["levels"], alone.quant[path]["levels"], rtol=1e-3)
+    codes = [np.concatenate([np.ravel(x) for x in s.codes.values()]) for s in (together, alone)]
+    assert np.mean(codes[0] != codes[1]) < 0.01
+    np.testing.assert_allclose(epsilon[2], [0.05, 0.1], rtol=1e-5, err_msg="where the hard phase holds it")
     test = (task.dataset.test_images, task.dataset.test_labels)
     np.testing.assert_allclose(teams[0].scores(*test).hard[1], teams[1].scores(*test).hard[0], atol=4 / 359)
     first = teams[0].member(teams[0].state, 0)
@@ -46,18 +55,34 @@ def test_a_team_trains_its_members_as_if_each_were_alone(task):
 
 
 def test_the_protocol_tunes_repeats_and_goes_on(tmp_path):
-    arena = Arena(config=dataclasses.replace(CONFIG, soft_epochs=1), learning_rates=(2e-3,), methods=("lsq",), seeds=2)
+    config = dataclasses.replace(CONFIG, soft_epochs=1)
+    arena = Arena(config=config, learning_rates=(2e-3,), methods=("lsq", "mec"), seeds=2)
     said: list[str] = []
     rows = run(arena, tmp_path, said.append)
-    assert [row["key"] for row in rows] == ["float 0", "lsq 4"] and len(said) == 4
-    row = rows[1]
-    assert len(row["last"]) == len(row["best"]) == 2 and len(row["epochs"]) == 2 and len(row["grid"]) == 2
-    assert row["chosen"] == max(row["grid"], key=lambda pair: pair[1])[0] and "levels_learning_rate" in row["chosen"]
-    assert row["float"] == rows[0]["float"]
+    assert [row["key"] for row in rows] == ["float 0", "lsq 4", "mec 4"] and len(said) == 5
+    for row in rows[1:]:
+        assert len(row["last"]) == len(row["best"]) == len(row["soft_end"]) == 2 and len(row["epochs"]) == 2
+        assert len(row["grid"]) == 2 and row["chosen"] == max(row["grid"], key=lambda pair: pair[1])[0]
+        assert row["float"] == rows[0]["float"] and "learning_rate" in row["chosen"]
+    assert rows[1]["soft_end"] == rows[1]["soft_end_hard"] == rows[1]["epochs"][1]
+    assert rows[2]["soft_end_hard"] == rows[2]["epochs"][0], "the hard phase begins after the first epoch"
     written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert written == json.loads(json.dumps(rows))
     assert "| 4 | lsq |" in (tmp_path / "table.md").read_text() == table(arena, rows)
-    assert len(run(arena, tmp_path, said.append)) == 2 and len(said) == 4, "nothing is trained twice"
+    assert len(run(arena, tmp_path, said.append)) == 3 and len(said) == 5, "nothing is trained twice"
+    with pytest.raises(ValueError, match="another arena"):
+        run(dataclasses.replace(arena, learning_rates=(1e-3,)), tmp_path)
+
+
+def test_tuning_sees_no_test_image(task, tmp_path):
+    config = dataclasses.replace(CONFIG, method="lsq", soft_epochs=1, hard_epochs=0)
+    member = Member(0, task.params, task.model_state, {"learning_rate": 2e-3})
+    found = []
+    for labels in (task.dataset.test_labels, (task.dataset.test_labels + 1) % 10):
+        other = dataclasses.replace(task, dataset=dataclasses.replace(task.dataset, test_labels=labels))
+        held = (task.dataset.train_images[:100], task.dataset.train_labels[:100])
+        found.append(tune(Team(other, config, [member]), held, Clock(), tmp_path / str(len(found))))
+    assert found[0] == found[1]
 
 
 def test_a_paused_team_goes_on_to_the_same_end(task, tmp_path):
@@ -70,7 +95,7 @@ def test_a_paused_team_goes_on_to_the_same_end(task, tmp_path):
     assert Clock().train(whole, tmp_path / "none", lambda: 1) == [1, 1, 1] and not (tmp_path / "none").exists()
     with pytest.raises(Paused, match="goes on"):
         Clock(limit=0.0).train(first, tmp_path / "store", lambda: 2)
-    assert Clock().train(second, tmp_path / "store", lambda: 3) == [2, 2, 3]
+    assert Clock(limit=0.0).train(second, tmp_path / "store", lambda: 3) == [2, 2, 3], "the last epoch is not lost"
     for a, b in zip(jax.tree.leaves(whole.state.params), jax.tree.leaves(second.state.params), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -54,7 +54,7 @@ def test_every_config_loads_and_builds_its_quantizer():
 
 @pytest.mark.parametrize(
     "argument,message",
-    [("--learning_rat=1", "unknown field"), ("--k=abc", "not of type int"), ("--method=dorefa", "not one of"),
+    [("--learning_rat=1", "unknown field"), ("--k=abc", "not of type int"), ("--method=round", "not one of"),
      ("--k=99", "2 to 16"), ("k=4", "write --field=value")],
 )  # fmt: skip
 def test_bad_fields_are_refused_before_training(argument, message, capsys):

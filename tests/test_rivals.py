@@ -7,7 +7,6 @@ import pytest
 from scipy.optimize import minimize
 
 from mecq_jax import catalog
-from mecq_jax.annealed import least_squares_binary
 from mecq_jax.nonuniform import additive_powers_of_two
 
 WEIGHTS = np.random.default_rng(3).normal(size=(40, 15)) * 0.2
@@ -56,12 +55,13 @@ def test_dorefa_at_one_bit_is_the_scaled_sign():
 
 
 @pytest.mark.fast
-def test_ewgs():
-    _, params, _, value, d_w, d_params = applied("ewgs", k=4, delta=0.5)
+@pytest.mark.parametrize("k,bound", [(2, 1), (4, 3)])
+def test_ewgs(k, bound):
+    _, params, _, value, d_w, d_params = applied("ewgs", k=k, delta=0.5)
     lower, upper, scale = (float(params[name][0]) for name in ("lower", "upper", "scale"))
-    np.testing.assert_allclose([lower, upper], [-3 * WEIGHTS.std(), 3 * WEIGHTS.std()], rtol=1e-5)
+    np.testing.assert_allclose([lower, upper], [-bound * WEIGHTS.std(), bound * WEIGHTS.std()], rtol=1e-5)
     x = np.clip((WEIGHTS - lower) / (upper - lower), 0, 1)
-    rounded = np.round(3 * x) / 3
+    rounded = np.round((k - 1) * x) / (k - 1)
     np.testing.assert_allclose(value, scale * (2 * rounded - 1), atol=1e-6)
     # The cotangent that reaches the rounded number, scaled element by element (the paper's equation 3).
     arrived = COTANGENT * scale * 2
@@ -89,9 +89,37 @@ def test_apot():
         inside = np.abs(x) <= clip
         d_clip = COTANGENT * np.where(inside, hard - x / clip, np.sign(x))
         np.testing.assert_allclose(d_params["clip"][0], WEIGHTS.std() * d_clip.sum(), rtol=1e-3)
-        through = np.where(inside, COTANGENT, 0)  # through the standardisation: less its mean and its part along x
-        expected = through - through.mean() - x * (through * x).mean()
-        np.testing.assert_allclose(d_w, expected, atol=1e-4)
+        np.testing.assert_allclose(d_w, COTANGENT, rtol=1e-4)
+
+
+@pytest.mark.fast
+def test_apot_at_one_bit_is_the_sign():
+    _, params, _, value, _, _ = applied("apot", k=2)
+    x = WEIGHTS - WEIGHTS.mean()
+    np.testing.assert_allclose(value, WEIGHTS.std() * float(params["clip"][0]) * np.sign(x), rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_ste():
+    for k in (2, 4):
+        _, _, _, value, d_w, _ = applied("ste", k=k)
+        bound = np.abs(WEIGHTS).max()
+        levels = bound * (2 * np.arange(k) + 1 - k) / k
+        np.testing.assert_allclose(value, nearest(WEIGHTS, levels), atol=1e-6)
+        np.testing.assert_allclose(d_w, COTANGENT, rtol=1e-6)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("k", [2, 4, 8])
+def test_lsq(k):
+    """Value and weight's gradient; the step's own is in tests/test_quantizer.py."""
+    _, params, _, value, d_w, _ = applied("lsq", k=k)
+    step, highest = float(params["step"][0]), max(k - 1 - k // 2, 1)
+    np.testing.assert_allclose(step, 2 * np.abs(WEIGHTS).mean() / np.sqrt(highest), rtol=1e-5)
+    levels = step * (np.array([-0.5, 0.5]) if k == 2 else np.arange(k) - k // 2)
+    np.testing.assert_allclose(value, nearest(WEIGHTS, levels), atol=1e-6)
+    inside = (levels[0] <= WEIGHTS) & (levels[-1] >= WEIGHTS)
+    np.testing.assert_allclose(d_w, np.where(inside, COTANGENT, 0), atol=1e-5)
 
 
 @pytest.mark.fast
@@ -112,7 +140,8 @@ def test_balanced(k):
 @pytest.mark.parametrize("bits", [1, 2])
 def test_least_squares_binary_levels_reach_the_optimum(bits):
     w = WEIGHTS.ravel()
-    got = np.asarray(least_squares_binary(jnp.asarray(w, jnp.float32), bits, sweeps=20), float)
+    quantizer = catalog.make("parq", k=2**bits)
+    got = np.asarray(quantizer.init(jnp.asarray(WEIGHTS, jnp.float32))[1]["levels"][0], float)
 
     def error(a):
         signs = np.array([[1 if j >> i & 1 else -1 for i in range(bits)] for j in range(2**bits)])

@@ -1,4 +1,4 @@
-"""Run an arena:  python -m experiments.arena experiments/configs/arena_cifar10_small.py [--minutes 5] [--folder PATH]
+"""Run an arena:  python -m experiments.arena experiments/configs/arena/cifar10_small.py [--minutes 5] [--folder PATH]
 
 The file defines arena = Arena(...). Rows that are in the folder (default: experiments/results/arena/<name>) are kept,
 and a row in the making is kept every minute, so that an interrupted run goes on where it stopped. With --minutes it
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "arena"
 def load(path: Path) -> Arena:
     """The `arena` that a config file defines."""
     if not path.is_file():
-        raise FileNotFoundError(f"no arena file {path}; the ones that come along are experiments/configs/arena_*.py")
+        raise FileNotFoundError(f"no arena file {path}; the ones that come along are experiments/configs/arena/")
     arena = runpy.run_path(str(path)).get("arena")
     if not isinstance(arena, Arena):
         raise ValueError(f"{path} must define arena = Arena(...), it defines {arena!r}")
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         arena = load(options.config)
-        folder = options.folder or RESULTS / options.config.stem.removeprefix("arena_")
+        folder = options.folder or RESULTS / options.config.stem
         rows = run(arena, folder, clock=Clock(limit=60 * options.minutes))
     except Paused as paused:
         print(paused)

@@ -18,9 +18,9 @@ class Method:
     knob: tuple[Numbers, Numbers]
 
 
-LEVELS = ({"levels_learning_rate": 2e-4}, {"levels_learning_rate": 2e-3})
+LEVELS = ({"levels_rate": 0.1}, {"levels_rate": 1.0})
 IMPLICIT = {"gradient": "implicit"}
-DECAY = ({"weight_decay": 0.0}, {"weight_decay": 1e-4})
+DECAY = ({"weight_decay": 1e-4}, {"weight_decay": 1e-2})
 
 
 def _until(start: float, *ends: float) -> tuple[Numbers, Numbers]:
@@ -33,6 +33,9 @@ def _constant(*values: float) -> tuple[Numbers, Numbers]:
     first, second = ({"epsilon_start": value, "epsilon_end": value} for value in values)
     return first, second
 
+
+# The float network trained on for as long as the methods train.
+CONTINUED = Method(knob=DECAY)
 
 METHODS: dict[str, Method] = {
     "mec": Method(fields={"method": "mec", "gradient": "mirror"}, knob=_until(0.3, 1e-2, 1e-3)),
@@ -49,6 +52,7 @@ METHODS: dict[str, Method] = {
     "ewgs": Method(fields={"method": "ewgs"}, knob=LEVELS),
     "balanced": Method(fields={"method": "balanced"}, knob=LEVELS),
     "parq": Method(fields={"method": "parq"}, knob=_until(1.0, 1e-2, 1e-4)),
-    "slb": Method(fields={"method": "slb"}, knob=_until(1.0, 0.1, 0.01)),
+    # The logits are trained in the weights' place, and so at their rate.
+    "slb": Method(fields={"method": "slb", "levels_rate": 1.0}, knob=_until(1.0, 0.1, 0.01)),
     "dkm": Method(fields={"method": "dkm"}, knob=_constant(1e-2, 1e-3)),
 }

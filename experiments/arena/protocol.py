@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
-from experiments.arena.methods import METHODS, Method, Numbers
+from experiments.arena.methods import CONTINUED, METHODS, Numbers
 from experiments.arena.team import Member, Team
 from experiments.classify import Task, make_task
 from experiments.config import Config
@@ -59,7 +59,9 @@ class Clock:
             history.append(score())
             now = time.monotonic()
             over = now - self.began > self.limit
-            if team.done < team.epochs and (over or now - self.kept > self.every):
+            if team.done == team.epochs:
+                break
+            if over or now - self.kept > self.every:
                 team.save(store, history)
                 self.kept = now
             if over:
@@ -118,54 +120,51 @@ def float_members(arena: Arena, task: Task, folder: Path, clock: Clock, say: Say
     return members
 
 
-def tune(arena: Arena, task: Task, method: Method, k: int, start: Member, held: Sequence[np.ndarray], clock: Clock,
-         store: Path) -> tuple[list[tuple[Numbers, float]], Numbers]:
-    """[(numbers, hard accuracy on the held-out images)] over the grid, and the best numbers."""
-    grid = [{"learning_rate": rate, **knob} for rate in arena.learning_rates for knob in method.knob]
-    team = Team(task, _config(arena, method, k), [start._replace(numbers=numbers) for numbers in grid])
+def tune(team: Team, held: Sequence[np.ndarray], clock: Clock, store: Path) -> tuple[list[Any], Numbers]:
+    """[(numbers, hard accuracy on the held-out images)] of the members, and the best one's numbers."""
     clock.train(team, store)
     accuracies = team.scores(*held).hard
-    return list(zip(grid, accuracies.tolist(), strict=True)), grid[int(accuracies.argmax())]
+    pairs = [(dict(m.numbers), x) for m, x in zip(team.members, accuracies.tolist(), strict=True)]
+    return pairs, pairs[int(accuracies.argmax())][0]
 
 
-def repeat(
-    task: Task, config: Config, members: Sequence[Member], clock: Clock, store: Path, quantized: bool = True
-) -> Row:
+def repeat(team: Team, clock: Clock, store: Path) -> Row:
     """Accuracies on the test images of every member: each epoch's, and the last one's through the packed file."""
-    team = Team(task, config, members, quantized=quantized)
+    task = team.task
     test = (task.dataset.test_images, task.dataset.test_labels)
     history = clock.train(team, store, lambda: [x.tolist() for x in team.scores(*test)])
     soft, hard = np.moveaxis(np.array(history), 1, 0)
     state = team.settled()
-    shipped = [_shipped_accuracy(team, team.member(state, i)) for i in range(len(members))]
-    # Not to the bit: batches of another size may round a tie of two logits the other way.
-    assert np.allclose(shipped, hard[-1], atol=2.1 / len(test[1])), (shipped, hard[-1])
+    shipped = [_shipped_accuracy(team, team.member(state, i)) for i in range(len(team.members))]
     frozen = team.phases.count("soft")  # epochs, and so the index, at the end of the soft phase
-    before = {"soft_end": soft[frozen].tolist(), "soft_end_hard": hard[frozen].tolist()} if quantized else {}
+    before = {"soft_end": soft[frozen].tolist(), "soft_end_hard": hard[frozen].tolist()} if team.plan.quantizers else {}
     return {"untrained": hard[0].tolist(), "last": shipped, "best": hard[1:].max(axis=0).tolist(), **before,
             "epochs": hard[1:].tolist()}
 
 
 def _shipped_accuracy(team: Team, state: Any) -> float:
-    """The accuracy of a packed file, written and read again."""
+    """The accuracy of a packed file, written and read again; of what cannot be packed (float, diverged), as it is."""
     task = team.task
-    hard: Mapping[str, Any] = harden_tree(team.plan, state.params, state.quant, state.quant_state, state.codes)
+    quantized = (team.plan, state.params, state.quant, state.quant_state, state.codes)
+    trained = tree.apply_codes(*quantized)
+    if not team.plan.quantizers or not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(trained)):
+        return task.accuracy(trained, state.model_state)
+    hard: Mapping[str, Any] = harden_tree(*quantized)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         artifact.save(path, hard)
         dense = {n: jnp.asarray(x.dense() if isinstance(x, HardTensor) else x) for n, x in artifact.load(path).items()}
-    params = tree.replace_leaves(state.params, dense)
-    return task.accuracy(params, state.model_state)
-
-
-def _config(arena: Arena, method: Method, k: int) -> Config:
-    return dataclasses.replace(arena.config, k=k, **method.fields)
+    changed = [n for n, x in flatten(trained).items() if not bool((x == dense[n]).all())]
+    if changed:
+        raise RuntimeError(f"the packed file holds other weights than were trained in {changed}")
+    return task.accuracy(tree.replace_leaves(state.params, dense), state.model_state)
 
 
 def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None) -> list[Row]:
     """All rows of `arena`; those on disk in `folder` are kept, each new one is written when it is there."""
     clock = clock or Clock()
     folder.mkdir(parents=True, exist_ok=True)
+    _refuse_another(arena, folder / "arena.json")
     path = folder / "rows.jsonl"
     rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     done = {row["key"] for row in rows}
@@ -181,21 +180,18 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
             start = _accuracies(task, members)
         began, store = time.perf_counter(), folder / "checkpoints"
         row: Row = {"key": key, "k": k, "method": name, "float": start}
-        if name == "float":
-            config = dataclasses.replace(arena.config, learning_rate=arena.learning_rates[0])
-            row |= repeat(task, config, members, clock, store / key, quantized=False)
-        else:
-            method = METHODS[name]
-            tuned = store / f"{key} tuned.json"
-            if not tuned.is_file():
-                found = tune(arena, task, method, k, members[0], held, clock, store / f"{key} grid")
-                store.mkdir(exist_ok=True)
-                atomic_write_text(tuned, json.dumps(found))
-            grid, numbers = json.loads(tuned.read_text())
-            chosen = [member._replace(numbers=numbers) for member in members]
-            row |= {"grid": grid, "chosen": numbers}
-            row |= repeat(task, _config(arena, method, k), chosen, clock, store / key)
-        row |= {"seconds": time.perf_counter() - began, "config": dataclasses.asdict(arena.config)}
+        method, quantized = METHODS.get(name, CONTINUED), name != "float"
+        config = dataclasses.replace(arena.config, k=k or arena.config.k, **method.fields)
+        tuned = store / f"{key} tuned.json"
+        rates = [{"learning_rate": rate, **knob} for rate in arena.learning_rates for knob in method.knob]
+        team = Team(task, config, [members[0]._replace(numbers=n) for n in rates], quantized=quantized)
+        if not tuned.is_file():
+            store.mkdir(exist_ok=True)
+            atomic_write_text(tuned, json.dumps(tune(team, held, clock, store / f"{key} grid")))
+        grid, numbers = json.loads(tuned.read_text())
+        row |= {"fields": dict(method.fields), "grid": grid, "chosen": numbers}
+        row |= repeat(team.again([member._replace(numbers=numbers) for member in members]), clock, store / key)
+        row |= {"seconds": time.perf_counter() - began, "config": dataclasses.asdict(config)}
         row |= {"device": jax.devices()[0].device_kind, "versions": versions()}
         rows.append(row)
         atomic_write_text(path, "".join(json.dumps(r) + "\n" for r in rows))
@@ -205,6 +201,18 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
     return rows
 
 
+def _refuse_another(arena: Arena, path: Path) -> None:
+    """Write what the rows of this folder are rows of, or refuse if it is another arena than they were made with.
+
+    More levels, methods and rows may join; what all rows share may not change.
+    """
+    shared = {name: value for name, value in dataclasses.asdict(arena).items() if name not in ("levels", "methods")}
+    text = json.dumps(shared | {"config": shared["config"] | {"data_dir": None}}, indent=1) + "\n"
+    if path.is_file() and path.read_text() != text:
+        raise ValueError(f"{path} describes another arena than this one; give another folder, or delete its rows")
+    atomic_write_text(path, text)
+
+
 def _accuracies(task: Task, members: Sequence[Member]) -> list[float]:
     return [task.accuracy(m.params, m.model_state) for m in members]
 
@@ -212,15 +220,17 @@ def _accuracies(task: Task, members: Sequence[Member]) -> list[float]:
 def table(arena: Arena, rows: Sequence[Row]) -> str:
     """The rows as Markdown, best first: % on the test images, mean +- std over seeds, of the packed network.
 
-    recovered % = (last - rounded) / (float - rounded), where rounded is the float network rounded to the nearest of
-    `ste`'s levels, not trained.
+    The best epoch is the one best on the test images, as some papers report it; soft to hard is what taking each
+    weight's most probable level cost at the end of the soft phase; recovered % = (last - rounded) / (float - rounded),
+    where rounded is the float network rounded to the nearest of `ste`'s levels, not trained.
     """
     lines = ["| k | method | last epoch | best epoch | recovered, % | soft to hard | chosen |", "|" + " --- |" * 7]
     reference = next((row for row in rows if row["method"] == "float"), None)
     if reference is not None:
         floats = _shown(reference["float"])
         lines.append(f"| | float, as all start from | {floats} | | | | |")
-        lines.append(f"| | float, trained on | {_shown(reference['last'])} | {_shown(reference['best'])} | | | |")
+        trained = (_shown(reference["last"]), _shown(reference["best"]), "", "", _numbers(reference["chosen"]))
+        lines.append("| | float, trained on | " + " | ".join(trained) + " |")
     for k in arena.levels:
         own = sorted((row for row in rows if row["k"] == k), key=lambda row: -np.mean(row["last"]))
         rounded = next((np.mean(row["untrained"]) for row in own if row["method"] == "ste"), None)
@@ -229,10 +239,14 @@ def table(arena: Arena, rows: Sequence[Row]) -> str:
             if rounded is not None:
                 share = f"{100 * (np.mean(row['last']) - rounded) / (np.mean(row['float']) - rounded):.1f}"
             gap = f"{100 * (np.mean(row['soft_end']) - np.mean(row['soft_end_hard'])):.2f}"
-            chosen = ", ".join(f"{name} {value:g}" for name, value in row["chosen"].items())
-            cells = [str(k), row["method"], _shown(row["last"]), _shown(row["best"]), share, gap, chosen]
+            accuracies = [_shown(row["last"]), _shown(row["best"])]
+            cells = [str(k), row["method"], *accuracies, share, gap, _numbers(row["chosen"])]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _numbers(chosen: Numbers) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
 
 
 def _shown(values: Sequence[float]) -> str:

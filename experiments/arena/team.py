@@ -9,6 +9,7 @@ a table's rows cost one compilation and keep an accelerator busy. With `together
 after member, which on a CPU is faster (its batched products are not).
 """
 
+import copy
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -19,21 +20,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array
 
 from experiments import checkpoint, data
 from experiments.classify import Task
 from experiments.config import Config
-from experiments.run import make_optimizer
+from experiments.recipe import float_trainer, phases, quantized_trainer
 from experiments.runfolder import atomic_write_text
 from mecq_jax import rules, tree
 from mecq_jax.rules import Plan
-from mecq_jax.training import Trainer, TrainState, geometric
+from mecq_jax.training import Trainer, TrainState
 
 # Fields of a config in which the members of a team may differ: numbers that only enter the step's arithmetic.
 TRACED = (
-    "learning_rate", "hard_rate", "levels_learning_rate", "weight_decay", "epsilon_start", "epsilon_end",
+    "learning_rate", "hard_rate", "levels_rate", "weight_decay", "epsilon_start", "epsilon_end",
     "entropy_weight",
 )  # fmt: skip
 EVALUATED_AT_ONCE = 500
@@ -49,7 +49,7 @@ class Member(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Accuracies of every member, [m]: of the weights that training computes with, and of those that ship."""
+    """Accuracies of every member, [m]: of the soft weights at epsilon(step), and of those that ship."""
 
     soft: np.ndarray
     hard: np.ndarray
@@ -61,17 +61,26 @@ class Team:
     def __init__(self, task: Task, config: Config, members: Sequence[Member], *, quantized: bool = True,
                  together: bool | None = None):
         """config: of all members, in which `TRACED` are defaults; quantized: False trains the float weights on."""
-        self.task, self.config, self.members, self.done = task, config, list(members), 0
+        self.task, self.config, self.plan = task, config, Plan({}, {})
         self.together = jax.default_backend() != "cpu" if together is None else together
         self.images, self.labels = jnp.asarray(task.dataset.train_images), jnp.asarray(task.dataset.train_labels)
         self.per_epoch = len(task.dataset.train_labels) // config.batch
         self.phases = phases(config) if quantized else ["float"] * (config.soft_epochs + config.hard_epochs)
+        self._begin(members)
+
+    def again(self, members: Sequence[Member]) -> "Team":
+        """A team of the same task and config with other members, which shares what is compiled."""
+        team = copy.copy(self)
+        team._begin(members)
+        return team
+
+    def _begin(self, members: Sequence[Member]) -> None:
         unknown = {name for member in members for name in member.numbers} - set(TRACED)
         if unknown:
             raise ValueError(f"members differ in {sorted(unknown)}; a team's members may differ in {TRACED} only")
-        self.plan = Plan({}, {})
+        self.members, self.done = list(members), 0
         self.numbers = {
-            name: jnp.asarray([m.numbers.get(name, getattr(config, name)) for m in members], jnp.float32)
+            name: jnp.asarray([m.numbers.get(name, getattr(self.config, name)) for m in members], jnp.float32)
             for name in TRACED
         }
         self.state = _stacked([self._start(m) for m in members])
@@ -94,15 +103,9 @@ class Team:
     def _trainer(self, numbers: Mapping[str, Any]) -> Trainer:
         """The config's trainer at these numbers, which may be traced."""
         config = dataclasses.replace(self.config, **numbers)
-        steps = self.epochs * self.per_epoch
-        soft_steps = max(1, self.per_epoch * self.phases.count("soft"))
-        return Trainer(
-            plan=self.plan,
-            loss_fn=self.task.loss_fn,
-            optimizer=make_optimizer(config, steps, config.learning_rate, self.per_epoch * self.phases.count("hard")),
-            epsilon=geometric(config.epsilon_start, config.epsilon_end, soft_steps, config.epsilon_hold),
-            entropy_weight=optax.linear_schedule(0.0, config.entropy_weight, soft_steps),
-        )
+        if self.phases[0] == "float":
+            return float_trainer(config, self.task.loss_fn, self.epochs * self.per_epoch, config.learning_rate)
+        return quantized_trainer(config, self.plan, self.task.loss_fn, self.per_epoch)
 
     def train(self) -> dict[str, np.ndarray]:
         """The next epoch of every member; the mean of each reported scalar over its steps, [m]."""
@@ -117,16 +120,18 @@ class Team:
 
     def save(self, folder: Path, history: Any) -> None:
         """Keep the state, the epochs done and `history` (JSON) in `folder`, for `restore`."""
-        checkpoint.save(folder, self.done, self.state)
+        folder.mkdir(parents=True, exist_ok=True)
+        # First the history: a checkpoint that is there is whole.
         atomic_write_text(folder / f"{self.done}.json", json.dumps(history))
+        checkpoint.save(folder, self.done, self.state)
 
     def restore(self, folder: Path) -> Any:
         """Go on from the last `save` in `folder`; its history, or None where there is none."""
         found = checkpoint.restore(folder, self.state)
-        if found is None or not (kept := folder / f"{found[0]}.json").is_file():
+        if found is None:
             return None
         self.done, self.state = found
-        return json.loads(kept.read_text())
+        return json.loads((folder / f"{self.done}.json").read_text())
 
     def settled(self) -> TrainState:
         """The stacked state with potentials and codes of its present weights."""
@@ -202,11 +207,6 @@ class Team:
             return count.astype(jnp.float32) / len(labels)
 
         return accuracy(soft), accuracy(hard)
-
-
-def phases(config: Config) -> list[str]:
-    """The phase of each epoch of quantized training."""
-    return ["soft"] * config.soft_epochs + ["hard" if config.freezes else "soft"] * config.hard_epochs
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
