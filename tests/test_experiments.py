@@ -14,7 +14,7 @@ from experiments import train
 from experiments.config import Config
 from experiments.runfolder import read_metrics
 
-TINY = Config(train_size=320, width=4, batch=32, float_epochs=1, soft_epochs=2, hard_epochs=1)
+TINY = Config(model="norm_mlp", train_size=320, width=8, batch=32, float_epochs=1, soft_epochs=2, hard_epochs=1)
 
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")

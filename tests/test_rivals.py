@@ -54,7 +54,6 @@ def test_dorefa_at_one_bit_is_the_scaled_sign():
     np.testing.assert_allclose(d_w, COTANGENT, rtol=1e-6)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("k,bound", [(2, 1), (4, 3)])
 def test_ewgs(k, bound):
     _, params, _, value, d_w, d_params = applied("ewgs", k=k, delta=0.5)
@@ -73,7 +72,6 @@ def test_ewgs(k, bound):
     np.testing.assert_allclose(d_params["upper"][0], d_upper, rtol=1e-3)
 
 
-@pytest.mark.fast
 def test_apot():
     np.testing.assert_allclose(additive_powers_of_two(8), [0, 1 / 4, 1 / 2, 1])
     sums = {a + b for a in (0, 1 / 2, 1 / 4, 1 / 16) for b in (0, 1 / 8)}
@@ -92,7 +90,6 @@ def test_apot():
         np.testing.assert_allclose(d_w, COTANGENT, rtol=1e-4)
 
 
-@pytest.mark.fast
 def test_apot_at_one_bit_is_the_sign():
     _, params, _, value, _, _ = applied("apot", k=2)
     x = WEIGHTS - WEIGHTS.mean()
@@ -122,7 +119,6 @@ def test_lsq(k):
     np.testing.assert_allclose(d_w, np.where(inside, COTANGENT, 0), atol=1e-5)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("k", [2, 3, 4, 16])
 def test_balanced(k):
     quantizer, params, state, value, d_w, d_params = applied("balanced", k=k)
@@ -136,7 +132,6 @@ def test_balanced(k):
     np.testing.assert_allclose(d_params["levels"][0], [COTANGENT[codes == j].sum() for j in range(k)], atol=1e-4)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("bits", [1, 2])
 def test_least_squares_binary_levels_reach_the_optimum(bits):
     w = WEIGHTS.ravel()
@@ -153,7 +148,6 @@ def test_least_squares_binary_levels_reach_the_optimum(bits):
     np.testing.assert_allclose(got, -got[::-1], atol=1e-6)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("inverse", [1.0, 0.4, 1e-4])
 def test_parq(inverse):
     _, _, state, value, d_w, _ = applied("parq", epsilon=inverse, k=4)
@@ -169,7 +163,6 @@ def test_parq(inverse):
         np.testing.assert_allclose(value, nearest(WEIGHTS, q), atol=1e-3)
 
 
-@pytest.mark.fast
 def test_slb():
     _, params, state, value, d_w, d_params = applied("slb", epsilon=0.2, k=4)
     q, a = np.asarray(state["levels"][0], float), np.asarray(params["logits"][0], float)
@@ -181,7 +174,6 @@ def test_slb():
     assert not d_w.any(), "the logits stand in the weights' place"
 
 
-@pytest.mark.fast
 def test_dkm():
     _, _, state, value, d_w, _ = applied("dkm", epsilon=0.05, k=4, iterations=2)
     t = np.sqrt(0.05 * WEIGHTS.var())
@@ -204,7 +196,6 @@ def test_dkm():
         np.testing.assert_allclose(d_w[i, j], slope, atol=2e-3)
 
 
-@pytest.mark.fast
 def test_hard_forward_is_hard_in_value_and_soft_in_gradient():
     quantizer, params, state, value, d_w, d_params = applied("mec_hard_forward", epsilon=0.05, k=4)
     soft = applied("mec", epsilon=0.05, k=4)
@@ -214,7 +205,6 @@ def test_hard_forward_is_hard_in_value_and_soft_in_gradient():
     np.testing.assert_allclose(d_params["levels"], soft[5]["levels"], rtol=1e-4)
 
 
-@pytest.mark.fast
 def test_softmax_is_the_annealed_softmax_over_distances():
     _, params, _, value, _, _ = applied("softmax", epsilon=0.05, k=4)
     q = np.asarray(params["levels"][0], float)
