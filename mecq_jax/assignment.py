@@ -44,28 +44,14 @@ class Assignment(NamedTuple):
     solution: transport.Solution
 
 
-class _Soft(NamedTuple):
-    """p of a block, with the logits less their largest."""
+def _pull(p: Float[Array, "k n"], y: Float[Array, "k n"]) -> Float[Array, "k n"]:
+    """p_ij (y_ij - sum_l p_il y_il): the cotangent of the logits of sum_j p_ij y_ij.
 
-    p: Float[Array, "k n"]
-    logits: Float[Array, "k n"]
-    total: Float[Array, " n"]  # sum_j exp(logits)
-
-    def pull(self, y: Float[Array, "k n"]) -> Float[Array, "k n"]:
-        """p_ij (y_ij - sum_l p_il y_il): the cotangent of the logits of sum_j p_ij y_ij.
-
-        The mean is taken off in two rounds, so that what is left holds where p rounds to 1: the first is off by a
-        rounding of y, the second by a rounding of that.
-        """
-        y = y - across(self.p * y)[None, :]
-        return self.p * (y - across(self.p * y)[None, :])
-
-
-def _soften(w, q, g, epsilon) -> _Soft:
-    l = semidual.scores(w, q, g)[0] * (1 / epsilon)
-    e = jnp.exp(l)
-    total = across(e)
-    return _Soft(e * (1 / total)[None, :], l, total)
+    The mean is taken off in two rounds, so that what is left holds where p rounds to 1: the first is off by a rounding
+    of y, the second by a rounding of that.
+    """
+    y = y - across(p * y)[None, :]
+    return p * (y - across(p * y)[None, :])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -125,7 +111,7 @@ def _read(w, q, g, epsilon):
     middle = q.mean()
 
     def block(w):
-        s = _soften(w, q, g, epsilon)
+        s = semidual.soften(w, q, g, epsilon)
         soft = middle + across(s.p, q - middle)
         entropy = jnp.log(s.total) - across(s.p * s.logits)
         certain = (s.total < 1 / 0.99).astype(jnp.float32)  # the largest term of the sum is 1
@@ -156,8 +142,8 @@ def _readout_backward(balance, gradient, residuals, cotangents):
         return (through_soft + through_entropy,) if gradient == "implicit" else (through_soft, through_entropy)
 
     def first(w, d_soft):
-        s = _soften(w, q, g, epsilon)
-        deltas = jnp.stack([s.pull(y) for y in ways(s, d_soft)])
+        s = semidual.soften(w, q, g, epsilon)
+        deltas = jnp.stack([_pull(s.p, y) for y in ways(s, d_soft)])
         return (along(deltas), along(jnp.abs(deltas))), ()
 
     us = [jnp.zeros_like(q)] * (1 if gradient == "implicit" else 2)
@@ -168,8 +154,8 @@ def _readout_backward(balance, gradient, residuals, cotangents):
         us = [_solve_rounded(links, v, b, beta, size) for v, size in zip(sums, sizes, strict=True)]
 
     def second(w, d_soft):
-        s = _soften(w, q, g, epsilon)
-        deltas = [s.pull(y - u[:, None] / n) for y, u in zip(ways(s, d_soft), us, strict=True)]
+        s = semidual.soften(w, q, g, epsilon)
+        deltas = [_pull(s.p, y - u[:, None] / n) for y, u in zip(ways(s, d_soft), us, strict=True)]
         # The mirror form leaves out the way of w and epsilon through the soft weights, and only it.
         delta, kept = sum(deltas[1:], deltas[0]), deltas[-1]
         d_w = 2 / epsilon * across(kept, near)

@@ -19,6 +19,8 @@ Sources: Cuturi and Peyre, 2018, "Semi-dual regularized optimal transport", SIAM
 "Scaling algorithms for unbalanced optimal transport problems" (the relaxed marginal).
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -31,23 +33,39 @@ EPS32 = float(jnp.finfo(jnp.float32).eps)
 UNROLLED = 8
 
 
-def scores(
-    w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"]
-) -> tuple[Float[Array, "k n"], Float[Array, " n"]]:
-    """g_j - C_ij less its largest over j, and that largest; softmax over j (axis 0) of the scores / epsilon is p."""
+class Softened(NamedTuple):
+    """softmax_j of (g_j - C_ij) / epsilon, with what it was made of.
+
+    Attributes:
+      p: p_ij, laid out [k, n].
+      logits: less their largest over j.
+      total: sum_j exp(logits).
+      top: the largest over j of g_j - C_ij.
+    """
+
+    p: Float[Array, "k n"]
+    logits: Float[Array, "k n"]
+    total: Float[Array, " n"]
+    top: Float[Array, " n"]
+
+
+def soften(w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar) -> Softened:
+    """The probabilities of every level for every weight, and the parts of their logarithm."""
     # The square of a difference, not its expansion: near a border both costs are small and so is their rounding.
     score = g[:, None] - jnp.square(w[None, :] - q[:, None])
     top = jax.lax.stop_gradient(score.max(axis=0))
-    return score - top[None, :], top
+    # Reciprocals of epsilon and of n sums, where divisions would be 2 k n of the slowest operations here.
+    l = (score - top[None, :]) * (1 / epsilon)
+    e = jnp.exp(l)
+    total = across(e)
+    return Softened(e * (1 / total)[None, :], l, total, top)
 
 
 def probabilities(
     w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
 ) -> Float[Array, "k n"]:
     """p_ij, laid out [k, n]: the probability that weight i takes level j."""
-    # Reciprocals of epsilon and of n sums, where divisions would be 2 k n of the slowest operations here.
-    e = jnp.exp(scores(w, q, g)[0] * (1 / epsilon))
-    return e * (1 / across(e))[None, :]
+    return soften(w, q, g, epsilon).p
 
 
 def marginal(
@@ -91,8 +109,8 @@ def dual_value(
     """F(g)."""
 
     def block(w):
-        score, top = scores(w, q, g)
-        return along(top + epsilon * jnp.log(across(jnp.exp(score * (1 / epsilon))))), ()
+        s = soften(w, q, g, epsilon)
+        return along(s.top + epsilon * jnp.log(s.total)), ()
 
     total, _ = over_blocks(block, (w,), q.shape[0])
     smooth = total / w.shape[0]
