@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from mecq_jax.codebook import initial_levels
-from mecq_jax.grouping import Granularity, PerTensor, to_groups
+from mecq_jax.grouping import to_groups
 from mecq_jax.mec import MEC
 from mecq_jax.quantizer import Info, OnArrays, Params, State
-from mecq_jax.rounding import nearest, rounded_info
+from mecq_jax.rounding import nearest, rounded_info, through
 
 
 def greedy_binary(w: Float[Array, " n"], bits: int) -> Float[Array, " bits"]:
@@ -65,9 +65,6 @@ class PARQ(OnArrays):
       granularity: which weights share levels.
     """
 
-    k: int = 4
-    granularity: Granularity = PerTensor()  # noqa: RUF009
-
     def __post_init__(self):
         super().__post_init__()
         if self.k & (self.k - 1):
@@ -99,11 +96,11 @@ class PARQ(OnArrays):
             return q[0] + climbed.sum(axis=0)
 
         still = jax.lax.stop_gradient(w)
-        soft = jax.vmap(prox)(still, state["levels"]) + (w - still)
-        return soft.astype(groups.dtype), state, rounded_info(nearest(still, state["levels"]), self.k)
+        soft = through(jax.vmap(prox)(still, state["levels"]), w)
+        return soft.astype(groups.dtype), state, rounded_info(self.group_codes(still, params, state), self.k)
 
-    def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
-        return nearest(to_groups(w, self.granularity).astype(jnp.float32), state["levels"])
+    def group_codes(self, groups: Float[Array, "g n"], params: Params, state: State) -> UInt8[Array, "g n"]:
+        return nearest(groups, state["levels"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,8 +117,6 @@ class SLB(OnArrays):
       codebook: where the levels are.
     """
 
-    k: int = 4
-    granularity: Granularity = PerTensor()  # noqa: RUF009
     codebook: str = "lloyd_max"
 
     def init(self, w: Array) -> tuple[Params, State]:
@@ -137,11 +132,11 @@ class SLB(OnArrays):
         """Expected levels; `epsilon` is the temperature. The gradient of the weights themselves is 0."""
         p = jax.nn.softmax(params["logits"].astype(jnp.float32) / epsilon, axis=-1)
         soft = jnp.sum(p * state["levels"][:, None, :], axis=-1)
-        codes = jax.lax.stop_gradient(p).argmax(axis=-1).astype(jnp.uint8)
+        codes = self.group_codes(groups, params, state)
         certain = jnp.mean((jax.lax.stop_gradient(p).max(axis=-1) > 0.99).astype(jnp.float32), axis=1)
         return soft.astype(groups.dtype), state, rounded_info(codes, self.k)._replace(certain=certain)
 
-    def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
+    def group_codes(self, groups: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
         return params["logits"].argmax(axis=-1).astype(jnp.uint8)
 
 
@@ -160,8 +155,6 @@ class DKM(OnArrays):
       iterations: of k-means in a step.
     """
 
-    k: int = 4
-    granularity: Granularity = PerTensor()  # noqa: RUF009
     iterations: int = 3
 
     def init(self, w: Array) -> tuple[Params, State]:
@@ -185,11 +178,12 @@ class DKM(OnArrays):
 
         w = groups.astype(jnp.float32)
         soft, levels, certain = jax.vmap(one_group)(w, state["levels"])
-        info = rounded_info(nearest(jax.lax.stop_gradient(w), jnp.sort(levels, axis=-1)), self.k)
-        return soft.astype(groups.dtype), {"levels": levels}, info._replace(certain=certain)
+        state = {"levels": levels}
+        info = rounded_info(self.group_codes(jax.lax.stop_gradient(w), params, state), self.k)
+        return soft.astype(groups.dtype), state, info._replace(certain=certain)
 
-    def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
-        return nearest(to_groups(w, self.granularity).astype(jnp.float32), self.levels(params, state))
+    def group_codes(self, groups: Float[Array, "g n"], params: Params, state: State) -> UInt8[Array, "g n"]:
+        return nearest(groups, self.levels(params, state))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,7 +192,6 @@ class HardForward(MEC):
 
     def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Info]:
         soft, state, info = super().apply_groups(groups, params, state, epsilon)
-        levels = self.levels(params, state)
         codes = self.group_codes(groups, params, state)
-        hard = jnp.take_along_axis(levels, codes.astype(jnp.int32), axis=1).astype(groups.dtype)
-        return jax.lax.stop_gradient(hard) + (soft - jax.lax.stop_gradient(soft)), state, info
+        hard = jnp.take_along_axis(self.levels(params, state), codes.astype(jnp.int32), axis=1)
+        return through(hard.astype(groups.dtype), soft), state, info

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from mecq_jax import assignment, transport
 from mecq_jax.codebook import Codebook, initial_levels
-from mecq_jax.grouping import Granularity, PerTensor, to_groups
+from mecq_jax.grouping import to_groups
 from mecq_jax.quantizer import Info, OnArrays, Params, State
 from mecq_jax.streaming import map_groups
 
@@ -40,8 +40,6 @@ class MEC(OnArrays):
       gradient: 'implicit' or 'mirror' (see `assignment.soft_assign`).
     """
 
-    k: int = 4
-    granularity: Granularity = PerTensor()  # noqa: RUF009 (a frozen value)
     codebook: str | Codebook = "lloyd_max"
     prior: Sequence[float] | np.ndarray | str | None = None
     balance: float = 1.0
@@ -126,12 +124,8 @@ class MEC(OnArrays):
         soft, potentials, info = map_groups(one_group, each, groups.shape[1], self.k)
         return soft, {**state, "potentials": potentials}, info
 
-    def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
-        """The most probable level of each weight at the state's potentials."""
-        return self.group_codes(to_groups(w, self.granularity), params, state)
-
     def group_codes(self, groups: Float[Array, "g n"], params: Params, state: State) -> UInt8[Array, "g n"]:
-        """`codes` of groups as `grouping` lays them out."""
+        """The most probable level of each weight at the state's potentials."""
         return jax.vmap(assignment.hard_codes)(groups, self.levels(params, state), state["potentials"])
 
 

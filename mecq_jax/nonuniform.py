@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mecq_jax.codebook import initial_levels
-from mecq_jax.grouping import Granularity, PerTensor, to_groups
+from mecq_jax.grouping import to_groups
 from mecq_jax.quantizer import Params, State
 from mecq_jax.rounding import Levels, Rounding, nearest
 
@@ -46,9 +46,6 @@ class APoT(Rounding):
       granularity: which weights share alpha.
     """
 
-    k: int = 4
-    granularity: Granularity = PerTensor()  # noqa: RUF009
-
     def __post_init__(self):
         super().__post_init__()
         additive_powers_of_two(self.k)
@@ -76,7 +73,7 @@ class APoT(Rounding):
     def levels(self, params: Params, state: State) -> Levels:
         return state["scale"][:, None] * self._clip(params) * self._shape[None]
 
-    def _codes(self, groups, params, state):
+    def group_codes(self, groups, params, state):
         return nearest(state["scale"][:, None] * self._standard(groups), self.levels(params, state))
 
     def _surrogate(self, groups, params, state, hard):
@@ -99,9 +96,6 @@ class Balanced(Rounding):
       granularity: which weights share a codebook.
     """
 
-    k: int = 4
-    granularity: Granularity = PerTensor()  # noqa: RUF009
-
     def init(self, w: Array) -> tuple[Params, State]:
         groups = to_groups(w, self.granularity).astype(jnp.float32)
         return {"levels": initial_levels(groups, self.k, "quantile")}, {}
@@ -109,7 +103,7 @@ class Balanced(Rounding):
     def levels(self, params: Params, state: State) -> Levels:
         return jnp.sort(params["levels"].astype(jnp.float32), axis=-1)
 
-    def _codes(self, groups, params, state):
+    def group_codes(self, groups, params, state):
         n = groups.shape[1]
         # The border of two codes is the middle between its two weights, so that equal weights have equal codes.
         first = np.minimum(-(-np.arange(1, self.k) * n // self.k), n - 1)

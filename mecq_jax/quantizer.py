@@ -13,11 +13,14 @@ so that layers whose groups have one size are one call (see `tree`). `mec` holds
 `nonuniform` and `annealed` its rivals, and `catalog` their names.
 """
 
+import abc
+import dataclasses
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from mecq_jax.grouping import Granularity, from_groups, to_groups
+from mecq_jax.grouping import Granularity, PerTensor, from_groups, to_groups
 
 Params = dict[str, Array]
 State = dict[str, Array]
@@ -68,18 +71,29 @@ class Quantizer(Protocol):
     def levels(self, params: Params, state: State) -> Float[Array, "g k"]: ...
 
 
-class OnArrays:
-    """What quantizers share: `apply` by `apply_groups`, and the bounds of k."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnArrays(abc.ABC):
+    """What quantizers share: `apply` and `codes` of a tensor from those of its groups, and the bounds of k.
 
-    k: int
-    granularity: Granularity
+    Attributes:
+      k: number of levels.
+      granularity: which weights form a group, and share what the quantizer keeps for one.
+    """
+
+    k: int = 4
+    granularity: Granularity = PerTensor()  # noqa: RUF009 (a frozen value)
 
     def __post_init__(self):
         if not 2 <= self.k <= 16:
             raise ValueError(f"k = {self.k} levels: packing holds 2 to 16 (1 to 4 bits); k = 2**bits, or 3 for ternary")
 
+    @abc.abstractmethod
     def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Info]:
-        raise TypeError("a quantizer defines apply_groups")
+        """`apply` of groups as `grouping` lays them out, with the diagnostics of each."""
+
+    @abc.abstractmethod
+    def group_codes(self, groups: Float[Array, "g n"], params: Params, state: State) -> UInt8[Array, "g n"]:
+        """`codes` of groups as `grouping` lays them out, float32."""
 
     def apply(
         self, w: Array, params: Params, state: State, epsilon: Float[Array, ""] | float | None = None
@@ -90,3 +104,7 @@ class OnArrays:
         """
         soft, state, info = self.apply_groups(to_groups(w, self.granularity), params, state, epsilon)
         return from_groups(soft, w.shape, self.granularity), state, info.over_groups()
+
+    def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
+        """The level that each weight takes when it hardens."""
+        return self.group_codes(to_groups(w, self.granularity).astype(jnp.float32), params, state)

@@ -1,10 +1,11 @@
 """What the rivals that round share: the network computes with levels[codes], straight-through.
 
-Each defines `codes` and `_surrogate`, a differentiable function of the weights and parameters. The value is
+Each defines `group_codes` and `_surrogate`, a differentiable function of the weights and parameters. The value is
 levels[codes] to the bit, the derivative that of the surrogate. `uniform` and `nonuniform` hold the rivals; the method
 itself (`mec`) rounds nothing.
 """
 
+import abc
 from typing import Any
 
 import jax
@@ -12,46 +13,43 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from mecq_jax import assignment
-from mecq_jax.grouping import to_groups
 from mecq_jax.quantizer import Info, OnArrays, Params, State
 
 Groups = Float[Array, "g n"]
 Levels = Float[Array, "g k"]
 
 
+def through(value: Array, surrogate: Array) -> Array:
+    """`value` to the bit, with the derivative of `surrogate`: the straight-through estimator."""
+    return jax.lax.stop_gradient(value) + (surrogate - jax.lax.stop_gradient(surrogate))
+
+
 class Rounding(OnArrays):
-    """levels[codes] with the derivative of `_surrogate`; what a rival's subclass must say is below."""
+    """levels[codes] with the derivative of `_surrogate`; a rival says what is abstract here."""
 
     def _follow(self, groups: Groups, state: State) -> State:
         """The state for these weights."""
         return state
 
-    def _codes(self, groups: Groups, params: Params, state: State) -> UInt8[Array, "g n"]:
-        raise NotImplementedError
-
+    @abc.abstractmethod
     def _surrogate(self, groups: Groups, params: Params, state: State, hard: Groups) -> Groups:
         """A function of the weights and parameters whose derivative stands for rounding's; `hard` is levels[codes]."""
-        raise NotImplementedError
 
-    def levels(self, params: Params, state: State) -> Levels:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def levels(self, params: Params, state: State) -> Levels: ...
 
     def _hard(self, codes: UInt8[Array, "g n"], params: Params, state: State) -> Groups:
-        """levels[codes]; evenly spaced levels are computed instead, which costs no gather."""
+        """levels[codes]."""
         return jnp.take_along_axis(self.levels(params, state), codes.astype(jnp.int32), axis=1)
 
     def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Info]:
         """Rounded weights; `epsilon` is not used."""
         w = groups.astype(jnp.float32)
         state = self._follow(jax.lax.stop_gradient(w), state)
-        codes = self._codes(jax.lax.stop_gradient(w), params, state)
+        codes = self.group_codes(jax.lax.stop_gradient(w), params, state)
         hard = self._hard(codes, params, state)
-        surrogate = self._surrogate(w, params, state, hard)
-        value = jax.lax.stop_gradient(hard) + (surrogate - jax.lax.stop_gradient(surrogate))
+        value = through(hard, self._surrogate(w, params, state, hard))
         return value.astype(groups.dtype), state, rounded_info(codes, self.k)
-
-    def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
-        return self._codes(to_groups(w, self.granularity).astype(jnp.float32), params, state)
 
 
 def rounded_info(codes: UInt8[Array, "g n"], k: int) -> Info:
@@ -64,12 +62,3 @@ def rounded_info(codes: UInt8[Array, "g n"], k: int) -> Info:
 def nearest(w: Groups, levels: Levels) -> UInt8[Array, "g n"]:
     """The nearest of ascending levels, the lower one at a tie."""
     return jax.vmap(lambda w, q: assignment.hard_codes(w, q, jnp.zeros_like(q)))(w, levels)
-
-
-def fitted_scale(w: Groups, shape: Float[Array, "g n"]) -> Float[Array, " g"]:
-    """argmin_a |w - a shape|^2 of each group, at least 1e-8: what a published method leaves to the batch norm behind.
-
-    With it, layers without batch norm and networks that come from float keep their scale.
-    """
-    dot, square = jnp.sum(w * shape, axis=1), jnp.sum(jnp.square(shape), axis=1)
-    return jnp.maximum(dot / jnp.maximum(square, 1e-30), 1e-8)

@@ -1,15 +1,16 @@
 """Rivals that round to equally spaced levels: `STE`, `DoReFa`, `LSQ`, `EWGS`."""
 
+import abc
 import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
-from mecq_jax.grouping import Granularity, PerTensor, to_groups
+from mecq_jax.grouping import to_groups
 from mecq_jax.quantizer import Params, State
-from mecq_jax.rounding import Levels, Rounding, fitted_scale
+from mecq_jax.rounding import Groups, Levels, Rounding, through
 
 
 def _spread(codes: Array, k: int) -> Array:
@@ -17,8 +18,27 @@ def _spread(codes: Array, k: int) -> Array:
     return (2 * codes.astype(jnp.float32) - (k - 1)) / (k - 1)
 
 
+def fitted_scale(w: Groups, shape: Float[Array, "g n"]) -> Float[Array, " g"]:
+    """argmin_a |w - a shape|^2 of each group, at least 1e-8: what a published method leaves to the batch norm behind.
+
+    With it, layers without batch norm and networks that come from float keep their scale.
+    """
+    dot, square = jnp.sum(w * shape, axis=1), jnp.sum(jnp.square(shape), axis=1)
+    return jnp.maximum(dot / jnp.maximum(square, 1e-30), 1e-8)
+
+
+class Uniform(Rounding):
+    """Evenly spaced levels: `_hard` computes them from their numbers, which costs no gather."""
+
+    @abc.abstractmethod
+    def _hard(self, codes: Num[Array, "g n"], params: Params, state: State) -> Groups: ...
+
+    def levels(self, params: Params, state: State) -> Levels:
+        return self._hard(jnp.arange(self.k)[None], params, state)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class STE(Rounding):
+class STE(Uniform):
     """Uniform rounding at the largest magnitude: k levels at the middles of k equal parts of [-a, a], a = max|w|.
 
     The bound a follows the weights and carries no gradient; the weights' gradient is straight-through.
@@ -28,22 +48,16 @@ class STE(Rounding):
       granularity: which weights share a.
     """
 
-    k: int = 4
-    granularity: Granularity = PerTensor()  # noqa: RUF009
-
     def init(self, w: Array) -> tuple[Params, State]:
         return {}, self._follow(to_groups(w, self.granularity).astype(jnp.float32), {})
 
     def _follow(self, groups, state):
         return {"bound": jnp.maximum(jnp.abs(jax.lax.stop_gradient(groups)).max(axis=1), 1e-30)}
 
-    def levels(self, params: Params, state: State) -> Levels:
-        return self._hard(jnp.arange(self.k)[None], params, state)
-
     def _hard(self, codes, params, state):
         return 2 / self.k * state["bound"][:, None] * (codes.astype(jnp.float32) - (self.k - 1) / 2)
 
-    def _codes(self, groups, params, state):
+    def group_codes(self, groups, params, state):
         place = groups / (2 / self.k * state["bound"][:, None]) + (self.k - 1) / 2
         return jnp.clip(jnp.round(place), 0.0, self.k - 1.0).astype(jnp.uint8)
 
@@ -52,7 +66,7 @@ class STE(Rounding):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DoReFa(Rounding):
+class DoReFa(Uniform):
     """w^ = a (2 round((k - 1) x) / (k - 1) - 1),  x = tanh(w) / (2 max|tanh(w)|) + 1/2; k = 2: w^ = mean|w| sign(w).
 
     The derivative leaves out the rounding alone (all of it at k = 2). Published with a = 1 and batch norm behind; here
@@ -62,9 +76,6 @@ class DoReFa(Rounding):
       k: number of levels.
       granularity: which weights share the maximum.
     """
-
-    k: int = 4
-    granularity: Granularity = PerTensor()  # noqa: RUF009
 
     def init(self, w: Array) -> tuple[Params, State]:
         groups = to_groups(w, self.granularity).astype(jnp.float32)
@@ -80,13 +91,10 @@ class DoReFa(Rounding):
         squashed = jnp.tanh(groups)
         return squashed / (2 * jnp.maximum(jnp.abs(squashed).max(axis=1, keepdims=True), 1e-30)) + 0.5
 
-    def levels(self, params: Params, state: State) -> Levels:
-        return self._hard(jnp.arange(self.k)[None], params, state)
-
     def _hard(self, codes, params, state):
         return state["scale"][:, None] * _spread(codes, self.k)
 
-    def _codes(self, groups, params, state):
+    def group_codes(self, groups, params, state):
         if self.k == 2:
             return (groups >= 0).astype(jnp.uint8)
         return jnp.round((self.k - 1) * self._squashed(groups)).astype(jnp.uint8)
@@ -98,7 +106,7 @@ class DoReFa(Rounding):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LSQ(Rounding):
+class LSQ(Uniform):
     """Learned step size: w^ = s round(clip(w / s, -Qn, Qp)), straight-through, step s learnt per group.
 
     With k levels Qn = k // 2 and Qp = k - 1 - Qn (k = 4: -2, -1, 0, 1); k = 2 uses the two levels -s/2, s/2. The
@@ -109,9 +117,6 @@ class LSQ(Rounding):
       k: number of levels.
       granularity: which weights share a step.
     """
-
-    k: int = 4
-    granularity: Granularity = PerTensor()  # noqa: RUF009
 
     @property
     def _offset(self) -> float:
@@ -130,28 +135,21 @@ class LSQ(Rounding):
     def _step(self, params: Params) -> Float[Array, "g 1"]:
         return jnp.maximum(jnp.abs(params["step"].astype(jnp.float32)), 1e-8)[:, None]
 
-    def levels(self, params: Params, state: State) -> Levels:
-        return self._hard(jnp.arange(self.k)[None], params, state)
-
     def _hard(self, codes, params, state):
         return self._step(params) * (codes.astype(jnp.float32) + self._offset)
 
     def _place(self, groups, step):
         return jnp.clip(groups / step - self._offset, 0.0, self.k - 1.0)
 
-    def _codes(self, groups, params, state):
+    def group_codes(self, groups, params, state):
         return jnp.round(self._place(groups, self._step(params))).astype(jnp.uint8)
 
     def _surrogate(self, groups, params, state, hard):
         scale = 1 / jnp.sqrt(jnp.float32(groups.shape[1] * self._highest))
         step = self._step(params)
         step = jax.lax.stop_gradient(step) + (step - jax.lax.stop_gradient(step)) * scale
-        return step * (round_through(self._place(groups, step)) + self._offset)
-
-
-def round_through(x: Array) -> Array:
-    """round(x) with the derivative of x: the straight-through estimator."""
-    return x + jax.lax.stop_gradient(jnp.round(x) - x)
+        place = self._place(groups, step)
+        return step * (through(jnp.round(place), place) + self._offset)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -166,7 +164,7 @@ scaled_round.defvjp(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EWGS(Rounding):
+class EWGS(Uniform):
     """Element-wise gradient scaling: w^ = a (2 round((k - 1) x) / (k - 1) - 1),  x = clip((w - l) / (u - l), 0, 1).
 
     The cotangent of a rounded number is scaled by 1 + delta sign(c) (x_n - x_q), in units of the range as published.
@@ -179,8 +177,6 @@ class EWGS(Rounding):
       delta: strength of the scaling; 0 is straight-through.
     """
 
-    k: int = 4
-    granularity: Granularity = PerTensor()  # noqa: RUF009
     delta: float = 0.1
 
     def init(self, w: Array) -> tuple[Params, State]:
@@ -194,13 +190,10 @@ class EWGS(Rounding):
         lower, upper = (params[name].astype(jnp.float32)[:, None] for name in ("lower", "upper"))
         return (self.k - 1) * jnp.clip((groups - lower) / jnp.maximum(upper - lower, 1e-8), 0.0, 1.0)
 
-    def levels(self, params: Params, state: State) -> Levels:
-        return self._hard(jnp.arange(self.k)[None], params, state)
-
     def _hard(self, codes, params, state):
         return jnp.abs(params["scale"].astype(jnp.float32))[:, None] * _spread(codes, self.k)
 
-    def _codes(self, groups, params, state):
+    def group_codes(self, groups, params, state):
         return jnp.round(self._place(groups, params)).astype(jnp.uint8)
 
     def _surrogate(self, groups, params, state, hard):
