@@ -5,10 +5,12 @@ import dataclasses
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mecq_jax import Newton, PerBlock, PerChannel, PerTensor, catalog
 from mecq_jax.quantizer import Quantizer
 
+T = TypeVar("T")
 METHODS = tuple(catalog.QUANTIZERS)
 # The method and its ablations, which take its fields.
 MEC_METHODS = ("mec", "mec_hard_forward", "softmax")
@@ -98,12 +100,17 @@ class Config:
 
 def load(path: str | Path) -> Config:
     """The `config` that a config file defines."""
+    return load_object(path, "config", Config)
+
+
+def load_object(path: str | Path, name: str, kind: type[T]) -> T:
+    """The object `name`, of class `kind`, that a file of experiments/configs/ defines."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no config file {path}; the ones that come along are in experiments/configs/")
-    found = runpy.run_path(str(path)).get("config")
-    if not isinstance(found, Config):
-        raise ValueError(f"{path} must define config = Config(...), it defines {found!r}")
+        raise FileNotFoundError(f"no {name} file {path}; the ones that come along are in experiments/configs/")
+    found = runpy.run_path(str(path)).get(name)
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} must define {name} = {kind.__name__}(...), it defines {found!r}")
     return found
 
 

@@ -102,7 +102,7 @@ def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
     evaluate = {"float": lambda s: (s.params, s.model_state)}
     parts = [("float", trainer.float_step, config.float_epochs)]
     state = _epochs(session, state, parts, trainer, evaluate, resume, 0)
-    artifact.save(path, _named(state.params, state.model_state))
+    artifact.save(path, named(state.params, state.model_state))
     return state.params, state.model_state
 
 
@@ -181,9 +181,7 @@ def _finish(session, trainer, state, float_params, float_accuracy) -> Result:
     hard = harden_tree(trainer.plan, state.params, state.quant, state.quant_state, state.codes)
     hard_params = trainer.hard_params(state)
     path = root / "model.safetensors"
-    named = {f"params/{name}": value for name, value in hard.items()}
-    named |= {f"state/{name}": np.asarray(value) for name, value in flatten(state.model_state).items()}
-    artifact.save(path, named, extra={"config": dataclasses.asdict(config)})
+    artifact.save(path, named(hard, state.model_state), extra={"config": dataclasses.asdict(config)})
     predictions = task.predict(hard_params, state.model_state)
     expected = {f"params/{name}": np.asarray(value) for name, value in flatten(hard_params).items()}
     np.savez(root / "evaluated.npz", **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
@@ -199,14 +197,15 @@ def _copy(tree_: Any) -> Any:
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree_)
 
 
-def _named(params: Any, model_state: Any) -> dict[str, Any]:
+def named(params: Any, model_state: Any) -> dict[str, Any]:
+    """The leaves of both trees by the names that they have in a file."""
     leaves = {f"params/{n}": x for n, x in flatten(params).items()}
     return leaves | {f"state/{n}": x for n, x in flatten(model_state).items()}
 
 
 def unflatten(dense: dict[str, np.ndarray], task: Task) -> tuple[Any, Any]:
     """(params, model_state) of `task` with the arrays of a file, every one of which must be there in its shape."""
-    wanted = _named(task.params, task.model_state)
+    wanted = named(task.params, task.model_state)
     for name, value in wanted.items():
         if name not in dense or dense[name].shape != value.shape:
             have = dense[name].shape if name in dense else "nothing"

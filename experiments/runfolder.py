@@ -191,20 +191,24 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _refuse_other_config(path: Path, config: Any) -> None:
+    if differ := differences(path, config):
+        raise FileExistsError(
+            f"{path.parent} holds a run with another config:\n" + "\n".join(differ)
+            + "\nChoose another folder, delete this one, or resume it (resume=True)."
+        )
+
+
+def differences(path: Path, value: Any) -> list[str]:
+    """A line for each field in which the JSON file differs from `value`; none if there is no file."""
     if not path.exists():
-        return
-    old, new = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(config)
-    differ = [
+        return []
+    old, new = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(value)
+    return [
         f"  {name}: {json.dumps(old[name]) if name in old else 'absent'} in the folder, "
         f"{json.dumps(new[name]) if name in new else 'absent'} now"
         for name in sorted(old.keys() | new.keys())
         if name not in old or name not in new or old[name] != new[name]
     ]
-    if differ:
-        raise FileExistsError(
-            f"{path.parent} holds a run with another config:\n" + "\n".join(differ)
-            + "\nChoose another folder, delete this one, or resume it (resume=True)."
-        )
 
 
 def _replace_keeping(path: Path, value: Any) -> None:

@@ -6,23 +6,13 @@ stops by itself after so long: any short stretch of a machine's time moves the t
 """
 
 import argparse
-import runpy
 import sys
 from pathlib import Path
 
+from experiments import config as configs
 from experiments.arena.protocol import Arena, Clock, Paused, run, table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "arena"
-
-
-def load(path: Path) -> Arena:
-    """The `arena` that a config file defines."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no arena file {path}; the ones that come along are experiments/configs/arena/")
-    arena = runpy.run_path(str(path)).get("arena")
-    if not isinstance(arena, Arena):
-        raise ValueError(f"{path} must define arena = Arena(...), it defines {arena!r}")
-    return arena
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     options = parser.parse_args(arguments)
     try:
-        arena = load(options.config)
+        arena = configs.load_object(options.config, "arena", Arena)
         folder = options.folder or RESULTS / options.config.stem
         rows = run(arena, folder, clock=Clock(limit=60 * options.minutes))
     except Paused as paused:

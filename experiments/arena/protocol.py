@@ -26,14 +26,14 @@ from experiments.arena.methods import CONTINUED, METHODS, Numbers
 from experiments.arena.team import Member, Team
 from experiments.classify import Task, make_task
 from experiments.config import Config
-from experiments.run import unflatten
-from experiments.runfolder import atomic_write_text, versions
+from experiments.rows import Row, Rows
+from experiments.run import named, unflatten
+from experiments.runfolder import atomic_write_text, differences, to_json
 from mecq_jax import artifact, reader, tree
 from mecq_jax.hardening import harden_tree
 from mecq_jax.packing import HardTensor
 from mecq_jax.rules import flatten
 
-Row = dict[str, Any]
 Say = Callable[[str], None]
 
 
@@ -113,8 +113,7 @@ def float_members(arena: Arena, task: Task, folder: Path, clock: Clock, say: Say
             team = Team(task, config, [Member(seed, own.params, own.model_state)], quantized=False)
             clock.train(team, folder / "checkpoints" / f"float-{seed}")
             state = team.member(team.state, 0)
-            named = {f"params/{n}": x for n, x in flatten(state.params).items()}
-            artifact.save(path, named | {f"state/{n}": x for n, x in flatten(state.model_state).items()})
+            artifact.save(path, named(state.params, state.model_state))
             say(f"float network of seed {seed} trained")
         members.append(Member(seed, *unflatten(reader.read_dense(path), own)))
     return members
@@ -123,22 +122,27 @@ def float_members(arena: Arena, task: Task, folder: Path, clock: Clock, say: Say
 def tune(team: Team, held: Sequence[np.ndarray], clock: Clock, store: Path) -> tuple[list[Any], Numbers]:
     """[(numbers, hard accuracy on the held-out images)] of the members, and the best one's numbers."""
     clock.train(team, store)
-    accuracies = team.scores(*held).hard
-    pairs = [(dict(m.numbers), x) for m, x in zip(team.members, accuracies.tolist(), strict=True)]
-    return pairs, pairs[int(accuracies.argmax())][0]
+    accuracies = team.accuracies("hard", *held)
+    pairs = [(dict(m.numbers), x) for m, x in zip(team.members, accuracies, strict=True)]
+    return pairs, max(pairs, key=lambda pair: pair[1])[0]
 
 
 def repeat(team: Team, clock: Clock, store: Path) -> Row:
     """Accuracies on the test images of every member: each epoch's, and the last one's through the packed file."""
     task = team.task
     test = (task.dataset.test_images, task.dataset.test_labels)
-    history = clock.train(team, store, lambda: [x.tolist() for x in team.scores(*test)])
-    soft, hard = np.moveaxis(np.array(history), 1, 0)
+    frozen = team.phases.count("soft")  # epochs done at the end of the soft phase, 0 of a float team
+
+    def score() -> dict[str, list[float]]:
+        out = {"hard": team.accuracies("hard", *test)}
+        return out | {"soft": team.accuracies("soft", *test)} if team.done == frozen > 0 else out
+
+    history = clock.train(team, store, score)
+    hard = np.array([scores["hard"] for scores in history])
+    ends = {"soft_end": history[frozen]["soft"], "soft_end_hard": history[frozen]["hard"]} if frozen else {}
     state = team.settled()
     shipped = [_shipped_accuracy(team, team.member(state, i)) for i in range(len(team.members))]
-    frozen = team.phases.count("soft")  # epochs, and so the index, at the end of the soft phase
-    before = {"soft_end": soft[frozen].tolist(), "soft_end_hard": hard[frozen].tolist()} if team.plan.quantizers else {}
-    return {"untrained": hard[0].tolist(), "last": shipped, "best": hard[1:].max(axis=0).tolist(), **before,
+    return {"untrained": hard[0].tolist(), "last": shipped, "best": hard[1:].max(axis=0).tolist(), **ends,
             "epochs": hard[1:].tolist()}
 
 
@@ -162,43 +166,45 @@ def _shipped_accuracy(team: Team, state: Any) -> float:
 
 def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None) -> list[Row]:
     """All rows of `arena`; those on disk in `folder` are kept, each new one is written when it is there."""
-    clock = clock or Clock()
-    folder.mkdir(parents=True, exist_ok=True)
+    clock, kept = clock or Clock(), Rows(folder)
     _refuse_another(arena, folder / "arena.json")
-    path = folder / "rows.jsonl"
-    rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    done = {row["key"] for row in rows}
+    done = {row["key"] for row in kept.rows}
     wanted = [(0, "float"), *((k, name) for k in arena.levels for name in arena.methods)]
-    task: Task | None = None
+    wanted = [(k, name) for k, name in wanted if f"{name} {k}" not in done]
+    if not wanted:
+        return kept.rows
+    task, *held = split_task(arena)
+    members = float_members(arena, task, folder, clock, say)
+    start = [task.accuracy(m.params, m.model_state) for m in members]
+    store = folder / "checkpoints"
     for k, name in wanted:
-        key = f"{name} {k}"
-        if key in done:
-            continue
-        if task is None:
-            task, *held = split_task(arena)
-            members = float_members(arena, task, folder, clock, say)
-            start = _accuracies(task, members)
-        began, store = time.perf_counter(), folder / "checkpoints"
-        row: Row = {"key": key, "k": k, "method": name, "float": start}
-        method, quantized = METHODS.get(name, CONTINUED), name != "float"
-        config = dataclasses.replace(arena.config, k=k or arena.config.k, **method.fields)
-        tuned = store / f"{key} tuned.json"
-        rates = [{"learning_rate": rate, **knob} for rate in arena.learning_rates for knob in method.knob]
-        team = Team(task, config, [members[0]._replace(numbers=n) for n in rates], quantized=quantized)
-        if not tuned.is_file():
-            store.mkdir(exist_ok=True)
-            atomic_write_text(tuned, json.dumps(tune(team, held, clock, store / f"{key} grid")))
-        grid, numbers = json.loads(tuned.read_text())
-        row |= {"fields": dict(method.fields), "grid": grid, "chosen": numbers}
-        row |= repeat(team.again([member._replace(numbers=numbers) for member in members]), clock, store / key)
-        row |= {"seconds": time.perf_counter() - began, "config": dataclasses.asdict(config)}
-        row |= {"device": jax.devices()[0].device_kind, "versions": versions()}
-        rows.append(row)
-        atomic_write_text(path, "".join(json.dumps(r) + "\n" for r in rows))
-        atomic_write_text(folder / "table.md", table(arena, rows))
+        began = time.perf_counter()
+        row: Row = {"key": f"{name} {k}", "k": k, "method": name, "float": start}
+        row |= one_row(arena, task, held, members, k, name, clock, store)
+        kept.add([row | {"seconds": time.perf_counter() - began}])
+        atomic_write_text(folder / "table.md", table(arena, kept.rows))
         shutil.rmtree(store, ignore_errors=True)
-        say(f"{key}: {100 * np.mean(row['last']):.2f} ({row['seconds']:.0f} s)")
-    return rows
+        say(f"{row['key']}: {100 * np.mean(row['last']):.2f} ({kept.rows[-1]['seconds']:.0f} s)")
+    return kept.rows
+
+
+def one_row(
+    arena: Arena, task: Task, held: Sequence[np.ndarray], members: Sequence[Member], k: int, name: str, clock: Clock,
+    store: Path,
+) -> Row:  # fmt: skip
+    """One method with k levels, or the float network trained on: tuned, then repeated at every seed."""
+    method = METHODS.get(name, CONTINUED)
+    config = dataclasses.replace(arena.config, k=k or arena.config.k, **method.fields)
+    rates = [{"learning_rate": rate, **knob} for rate in arena.learning_rates for knob in method.knob]
+    team = Team(task, config, [members[0]._replace(numbers=n) for n in rates], quantized=name != "float")
+    tuned = store / f"{name} {k} tuned.json"
+    if not tuned.is_file():
+        found = tune(team, held, clock, store / f"{name} {k} grid")
+        store.mkdir(exist_ok=True)
+        atomic_write_text(tuned, json.dumps(found))
+    grid, numbers = json.loads(tuned.read_text())
+    row = {"fields": dict(method.fields), "grid": grid, "chosen": numbers, "config": dataclasses.asdict(config)}
+    return row | repeat(team.again([m._replace(numbers=numbers) for m in members]), clock, store / f"{name} {k}")
 
 
 def _refuse_another(arena: Arena, path: Path) -> None:
@@ -206,15 +212,14 @@ def _refuse_another(arena: Arena, path: Path) -> None:
 
     More levels, methods and rows may join; what all rows share may not change.
     """
-    shared = {name: value for name, value in dataclasses.asdict(arena).items() if name not in ("levels", "methods")}
-    text = json.dumps(shared | {"config": shared["config"] | {"data_dir": None}}, indent=1) + "\n"
-    if path.is_file() and path.read_text() != text:
-        raise ValueError(f"{path} describes another arena than this one; give another folder, or delete its rows")
-    atomic_write_text(path, text)
-
-
-def _accuracies(task: Task, members: Sequence[Member]) -> list[float]:
-    return [task.accuracy(m.params, m.model_state) for m in members]
+    shared = {name: value for name, value in to_json(arena).items() if name not in ("levels", "methods")}
+    shared["config"]["data_dir"] = None
+    if differ := differences(path, shared):
+        raise ValueError(
+            f"{path} describes another arena than this one:\n" + "\n".join(differ)
+            + "\nGive another folder, or delete its rows."
+        )
+    atomic_write_text(path, json.dumps(shared, indent=1) + "\n")
 
 
 def table(arena: Arena, rows: Sequence[Row]) -> str:

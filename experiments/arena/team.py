@@ -2,7 +2,7 @@
 
     team = Team(task, config, members)              members: seed, float weights, and numbers of `TRACED`
     while team.done < team.epochs:
-        team.train(); team.scores(images, labels)
+        team.train(); team.accuracies("hard", images, labels)
 
 An epoch is one jitted `lax.scan` over steps on data that lie on the device, and all members are one `vmap` of it:
 a table's rows cost one compilation and keep an accelerator busy. With `together=False` the same function runs member
@@ -12,7 +12,7 @@ after member, which on a CPU is faster (its batched products are not).
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,13 +48,6 @@ class Member(NamedTuple):
     numbers: Mapping[str, float] = {}
 
 
-class Scores(NamedTuple):
-    """Accuracies of every member, [m]: of the soft weights at epsilon(step), and of those that ship."""
-
-    soft: np.ndarray
-    hard: np.ndarray
-
-
 class Team:
     """The members' stacked state and the jitted functions over it."""
 
@@ -65,6 +58,7 @@ class Team:
         self.together = jax.default_backend() != "cpu" if together is None else together
         self.images, self.labels = jnp.asarray(task.dataset.train_images), jnp.asarray(task.dataset.train_labels)
         self.per_epoch = len(task.dataset.train_labels) // config.batch
+        self.compiled: dict[str, Callable] = {}
         self.phases = phases(config) if quantized else ["float"] * (config.soft_epochs + config.hard_epochs)
         self._begin(members)
 
@@ -114,7 +108,7 @@ class Team:
             self.state = self.settled()
         n, batch = len(self.task.dataset.train_labels), self.config.batch
         rows = jnp.asarray(np.stack([data.epoch_indices(m.seed, epoch, n, batch) for m in self.members]))
-        self.state, metrics = self._over_members(phase)(self.numbers, self.state, rows)
+        self.state, metrics = self._over_members(phase, self.state, rows, shared=(self.images, self.labels))
         self.done += 1
         return {name: np.asarray(value) for name, value in metrics.items()}
 
@@ -137,47 +131,39 @@ class Team:
         """The stacked state with potentials and codes of its present weights."""
         if self.phases[max(self.done - 1, 0)] != "soft":
             return self.state
-        return self._over_members("settle")(self.numbers, self.state)
+        return self._over_members("settle", self.state)
 
-    def scores(self, images: np.ndarray, labels: np.ndarray) -> Scores:
-        """Accuracies on these images at the present state."""
-        state = self.settled()
+    def accuracies(self, weights: str, images: np.ndarray, labels: np.ndarray) -> list[float]:
+        """Every member's accuracy on these images with 'hard' weights, that ship, or 'soft', at epsilon(step)."""
         shared = (jnp.asarray(images), jnp.asarray(labels))
-        soft, hard = self._over_members("score", shared)(self.numbers, state)
-        return Scores(np.asarray(soft), np.asarray(hard))
+        return self._over_members(f"{weights}_accuracy", self.settled(), shared=shared).tolist()
 
     def member(self, state: TrainState, i: int) -> TrainState:
         """The state of member i."""
         return jax.tree.map(lambda x: x[i], state)
 
-    def _over_members(self, what: str, shared: tuple[Array, ...] | None = None):
-        """The jitted function `what` of (numbers, state, ...) over the members' axis."""
-        shared = (self.images, self.labels) if shared is None else shared
-        compiled = self._together(what) if self.together else self._single(what)
+    def _over_members(self, what: str, *stacked: Any, shared: tuple[Array, ...] = ()) -> Any:
+        """The jitted function `what` of (shared, numbers, *stacked) over the members' axis of all but `shared`."""
+        if what not in self.compiled:
+            one = self._functions()[what]
+            self.compiled[what] = jax.jit(jax.vmap(one, in_axes=(None, 0)) if self.together else one)
+        each = (self.numbers, *stacked)
         if self.together:
-            return lambda *stacked: compiled(shared, *stacked)
+            return self.compiled[what](shared, each)
+        parts = [jax.tree.map(lambda x, i=i: x[i], each) for i in range(len(self.members))]
+        return _stacked([self.compiled[what](shared, part) for part in parts])
 
-        def one_by_one(*stacked):
-            parts = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(self.members))]
-            return _stacked([compiled(shared, *part) for part in parts])
+    def _functions(self) -> dict[str, Callable]:
+        """Those of one member, (shared, (numbers, state, ...)) -> ..., by name."""
+        return {
+            "settle": lambda _, each: self._trainer(each[0]).settle(each[1]),
+            "soft_accuracy": partial(self._accuracy, "soft"),
+            "hard_accuracy": partial(self._accuracy, "hard"),
+            **{phase: partial(self._epoch, phase) for phase in ("float", "soft", "hard")},
+        }
 
-        return one_by_one
-
-    def _functions(self, what: str):
-        """Of one member: (shared, numbers, state, ...)."""
-        if what == "settle":
-            return lambda shared, numbers, state: self._trainer(numbers).settle(state)
-        return self._score if what == "score" else partial(self._epoch, what)
-
-    def _single(self, what: str):
-        return self.__dict__.setdefault(f"_{what}_single", jax.jit(self._functions(what)))
-
-    def _together(self, what: str):
-        over = jax.vmap(self._functions(what), in_axes=(None, 0, 0) + (0,) * (what in ("soft", "hard", "float")))
-        return self.__dict__.setdefault(f"_{what}_together", jax.jit(over))
-
-    def _epoch(self, phase, shared, numbers, state, rows):
-        images, labels = shared
+    def _epoch(self, phase, shared, each):
+        (images, labels), (numbers, state, rows) = shared, each
         step = getattr(self._trainer(numbers), f"{phase}_step")
 
         def body(state, rows):
@@ -188,25 +174,21 @@ class Team:
         state, metrics = jax.lax.scan(body, state, rows)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    def _score(self, shared, numbers, state):
-        images, labels = shared
+    def _accuracy(self, weights, shared, each):
+        (images, labels), (numbers, state) = shared, each
         trainer = self._trainer(numbers)
-        soft = trainer.soft_params(state) if self.plan.quantizers else state.params
-        hard = trainer.hard_params(state)
+        params = trainer.soft_params(state) if weights == "soft" else trainer.hard_params(state)
         size = min(EVALUATED_AT_ONCE, len(labels))
         whole = len(labels) // size * size
 
-        def right(params, images, labels):
+        def right(images, labels):
             return jnp.sum(self.task.logits(params, state.model_state, images).argmax(axis=1) == labels)
 
-        def accuracy(params):
-            cut = [x[:whole].reshape(-1, size, *x.shape[1:]) for x in (images, labels)]
-            count = jax.lax.map(lambda part: right(params, *part), tuple(cut)).sum()
-            if whole < len(labels):
-                count = count + right(params, images[whole:], labels[whole:])
-            return count.astype(jnp.float32) / len(labels)
-
-        return accuracy(soft), accuracy(hard)
+        cut = [x[:whole].reshape(-1, size, *x.shape[1:]) for x in (images, labels)]
+        count = jax.lax.map(lambda part: right(*part), tuple(cut)).sum()
+        if whole < len(labels):
+            count = count + right(images[whole:], labels[whole:])
+        return count.astype(jnp.float32) / len(labels)
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

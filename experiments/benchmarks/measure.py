@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import json
 import os
 import statistics
 import time
@@ -14,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.runfolder import atomic_write_text, versions
+from experiments.rows import Row, Rows
+from experiments.runfolder import atomic_write_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
-Row = dict[str, Any]
 
 
 def compiled(f: Callable, *args: Any) -> tuple[Callable[[], Any], float]:
@@ -58,27 +57,13 @@ def bandwidth() -> float:
     return 2 * x.nbytes / seconds({"copy": call}, 5)["copy"]
 
 
-class Results:
-    """rows.jsonl in a folder: rows by their key, kept as they come."""
-
-    def __init__(self, name: str, root: Path | None = None):
-        self.folder = (root or RESULTS) / name
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / "rows.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        self.rows: list[Row] = [json.loads(line) for line in lines]
-        self.device = jax.devices()[0].device_kind
+class Results(Rows):
+    """A benchmark's rows by their key, and those of this device as a table."""
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of `keys` that have not been measured on this device."""
         done = {row["key"] for row in self.rows if row["device"] == self.device}
         return [key for key in keys if key not in done]
-
-    def add(self, rows: Iterable[Row]) -> None:
-        """Append rows; the file is written whole."""
-        stamp = {"device": self.device, "cores": os.cpu_count(), "versions": versions()}
-        self.rows += [{**row, **stamp} for row in rows]
-        atomic_write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def table(self, columns: Mapping[str, Callable[[Row], str]]) -> str:
         """The rows of this device as Markdown, also written as table.md."""
@@ -106,7 +91,7 @@ def run(
     options = parser.parse_args(arguments)
     if options.tiny and options.out is None:
         parser.error("--tiny: give a folder by --out, so that a try does not stand among the results")
-    results = Results(name, options.out)
+    results = Results((options.out or RESULTS) / name)
     for key, piece in pieces(options.tiny).items():
         if results.missing([key]):
             with warnings.catch_warnings():

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measure
-from experiments.benchmarks.measure import Row
+from experiments.rows import Row
 from mecq_jax import Newton, Sinkhorn, codebook, transport
 from mecq_jax.assignment import soft_assign
 

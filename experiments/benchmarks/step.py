@@ -26,8 +26,8 @@ import optax
 from flax import nnx
 
 from experiments.benchmarks import measure
-from experiments.benchmarks.measure import Row
 from experiments.models import build
+from experiments.rows import Row
 from mecq_jax import LSQ, MEC, STE, Newton, Rule, Sinkhorn, Trainer, quantize_tree
 from mecq_jax.annealed import DKM
 from mecq_jax.quantizer import Quantizer
