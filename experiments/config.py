@@ -27,7 +27,7 @@ class Config:
     `augment` (augment.KINDS) with `pad` pixels.
     Model: `model` (models.MODELS), `width`.
     Quantizer: `method`, `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights), `gradient`,
-    `codebook`, `newton_steps` a training step.
+    `codebook`, `prior` (None: uniform, 'lloyd_max' or 'learned'), `balance`, `newton_steps` a training step.
     Recipe: epochs of each phase, `freeze` ('own': the hard epochs freeze the codes of the methods in `FREEZING`, and
     others train on as they did; 'all': of all), `batch`, `optimizer` ('adam' or 'sgd' with momentum 0.9), peak learning
     rates (`levels_rate`: of levels and steps, as a share of the weights'), cosine to 0 over each of float and quantized
@@ -51,6 +51,8 @@ class Config:
     block: int = 64
     gradient: str = "mirror"
     codebook: str = "lloyd_max"
+    prior: str | None = None
+    balance: float = 1.0
     newton_steps: int = 2
     float_run: str | None = None
     float_epochs: int = 10
@@ -94,7 +96,9 @@ class Config:
         options = {"k": self.k, "granularity": granularity}
         if self.method in MEC_METHODS:
             solver = Newton(max_iterations=self.newton_steps, tolerance=None)
-            options |= {"codebook": self.codebook, "solver": solver, "gradient": self.gradient}
+            options |= {"codebook": self.codebook, "solver": solver, "gradient": self.gradient, "prior": self.prior}
+            if self.method != "softmax":  # which is balance 0
+                options["balance"] = self.balance
         return catalog.make(self.method, **options)
 
 

@@ -9,8 +9,10 @@ import optax
 import pytest
 
 from experiments.arena import __main__ as command
+from experiments.arena import recipe
 from experiments.arena.methods import METHODS
-from experiments.arena.protocol import Arena, Clock, Paused, run, table, tune
+from experiments.arena.protocol import Arena, Clock, Paused, run, tune
+from experiments.arena.table import table
 from experiments.arena.team import TRACED, Member, Team
 from experiments.classify import make_task
 from experiments.config import Config
@@ -69,10 +71,44 @@ def test_the_protocol_tunes_repeats_and_goes_on(tmp_path):
     assert rows[2]["soft_end_hard"] == rows[2]["epochs"][0], "the hard phase begins after the first epoch"
     written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert written == json.loads(json.dumps(rows))
-    assert "| 4 | lsq |" in (tmp_path / "table.md").read_text() == table(arena, rows)
+    assert "| 4 | lsq |" in (tmp_path / "table.md").read_text() == table(arena.levels, rows)
     assert len(run(arena, tmp_path, said.append)) == 3 and len(said) == 5, "nothing is trained twice"
     with pytest.raises(ValueError, match="another arena"):
         run(dataclasses.replace(arena, learning_rates=(1e-3,)), tmp_path)
+    shared = json.loads((tmp_path / "arena.json").read_text())
+    del shared["config"]["balance"]  # as if the rows were older than the field
+    (tmp_path / "arena.json").write_text(json.dumps(shared))
+    assert len(run(arena, tmp_path)) == 3
+    with pytest.raises(ValueError, match="balance: absent in the folder"):
+        run(dataclasses.replace(arena, config=dataclasses.replace(config, balance=0.5)), tmp_path)
+
+
+def test_the_recipe_is_varied_one_change_at_a_time(tmp_path, monkeypatch):
+    arena = Arena(config=dataclasses.replace(CONFIG, soft_epochs=1), learning_rates=(2e-3,), methods=(), seeds=2)
+    every = recipe.variations(2)
+    for fields in every.values():
+        dataclasses.replace(arena.config, **{**recipe.BASE, **fields})
+    assert every["no hard phase"] == {"soft_epochs": 2, "hard_epochs": 0}
+    few = {name: every[name] for name in ("the recipe", "no hard phase")}
+    monkeypatch.setattr(recipe, "variations", lambda epochs: few)
+    said: list[str] = []
+    first, second = recipe.run(arena, tmp_path, said.append)
+    assert len(said) == 4 and len(recipe.run(arena, tmp_path, said.append)) == 2 and len(said) == 4
+    assert first["loss"] != first["soft_end"]["hard"]["loss"], "the hard phase trains"
+    assert second["loss"] == second["soft_end"]["hard"]["loss"], "there is none"
+    text = (tmp_path / "recipe" / "table.md").read_text()
+    gain = 100 * np.mean(np.subtract(second["accuracy"], first["accuracy"]))
+    assert f"| {gain:.2f} ± " in next(line for line in text.splitlines() if line.startswith("| no hard phase"))
+
+
+@pytest.mark.fast
+def test_the_table_pairs_seeds():
+    shared = {"k": 4, "float": [0.9, 0.8], "best": [0.9, 0.9], "soft_end": [0.8], "soft_end_hard": [0.7], "chosen": {}}
+    rows = [{"method": "ste", "last": [0.82, 0.71], "untrained": [0.5, 0.5], **shared},
+            {"method": "mec", "last": [0.85, 0.75], "untrained": [0.1, 0.1], **shared}]
+    first, second = table([4], rows).splitlines()[2:]
+    assert first == "| 4 | mec | 80.00 ± 7.07 | 90.00 ± 0.00 |  | 85.7 | 10.00 |  |"
+    assert second == "| 4 | ste | 76.50 ± 7.78 | 90.00 ± 0.00 | 3.50 ± 0.71 | 75.7 | 10.00 |  |"
 
 
 def test_tuning_sees_no_test_image(task, tmp_path):

@@ -23,6 +23,7 @@ import numpy as np
 
 from experiments import data
 from experiments.arena.methods import CONTINUED, METHODS, Numbers
+from experiments.arena.table import table
 from experiments.arena.team import Member, Team
 from experiments.classify import Task, make_task
 from experiments.config import Config
@@ -167,7 +168,7 @@ def _shipped_accuracy(team: Team, state: Any) -> float:
 def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None) -> list[Row]:
     """All rows of `arena`; those on disk in `folder` are kept, each new one is written when it is there."""
     clock, kept = clock or Clock(), Rows(folder)
-    _refuse_another(arena, folder / "arena.json")
+    refuse_another(arena, folder / "arena.json")
     done = {row["key"] for row in kept.rows}
     wanted = [(0, "float"), *((k, name) for k in arena.levels for name in arena.methods)]
     wanted = [(k, name) for k, name in wanted if f"{name} {k}" not in done]
@@ -182,7 +183,7 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
         row: Row = {"key": f"{name} {k}", "k": k, "method": name, "float": start}
         row |= one_row(arena, task, held, members, k, name, clock, store)
         kept.add([row | {"seconds": time.perf_counter() - began}])
-        atomic_write_text(folder / "table.md", table(arena, kept.rows))
+        atomic_write_text(folder / "table.md", table(arena.levels, kept.rows))
         shutil.rmtree(store, ignore_errors=True)
         say(f"{row['key']}: {100 * np.mean(row['last']):.2f} ({kept.rows[-1]['seconds']:.0f} s)")
     return kept.rows
@@ -207,54 +208,22 @@ def one_row(
     return row | repeat(team.again([m._replace(numbers=numbers) for m in members]), clock, store / f"{name} {k}")
 
 
-def _refuse_another(arena: Arena, path: Path) -> None:
+def refuse_another(arena: Arena, path: Path) -> None:
     """Write what the rows of this folder are rows of, or refuse if it is another arena than they were made with.
 
-    More levels, methods and rows may join; what all rows share may not change.
+    More levels, methods and rows may join; what all rows share may not change. A field of the config that was not there
+    when the rows were made stood at what is now its default.
     """
     shared = {name: value for name, value in to_json(arena).items() if name not in ("levels", "methods")}
     shared["config"]["data_dir"] = None
+    if path.is_file():
+        config = shared["config"]
+        known, usual = json.loads(path.read_text())["config"], to_json(Config())
+        shared["config"] = {name: x for name, x in config.items() if name in known or x != usual[name]}
     if differ := differences(path, shared):
         raise ValueError(
             f"{path} describes another arena than this one:\n" + "\n".join(differ)
             + "\nGive another folder, or delete its rows."
         )
-    atomic_write_text(path, json.dumps(shared, indent=1) + "\n")
-
-
-def table(arena: Arena, rows: Sequence[Row]) -> str:
-    """The rows as Markdown, best first: % on the test images, mean +- std over seeds, of the packed network.
-
-    The best epoch is the one best on the test images, as some papers report it; soft to hard is what taking each
-    weight's most probable level cost at the end of the soft phase; recovered % = (last - rounded) / (float - rounded),
-    where rounded is the float network rounded to the nearest of `ste`'s levels, not trained.
-    """
-    lines = ["| k | method | last epoch | best epoch | recovered, % | soft to hard | chosen |", "|" + " --- |" * 7]
-    reference = next((row for row in rows if row["method"] == "float"), None)
-    if reference is not None:
-        floats = _shown(reference["float"])
-        lines.append(f"| | float, as all start from | {floats} | | | | |")
-        trained = (_shown(reference["last"]), _shown(reference["best"]), "", "", _numbers(reference["chosen"]))
-        lines.append("| | float, trained on | " + " | ".join(trained) + " |")
-    for k in arena.levels:
-        own = sorted((row for row in rows if row["k"] == k), key=lambda row: -np.mean(row["last"]))
-        rounded = next((np.mean(row["untrained"]) for row in own if row["method"] == "ste"), None)
-        for row in own:
-            share = ""
-            if rounded is not None:
-                share = f"{100 * (np.mean(row['last']) - rounded) / (np.mean(row['float']) - rounded):.1f}"
-            gap = f"{100 * (np.mean(row['soft_end']) - np.mean(row['soft_end_hard'])):.2f}"
-            accuracies = [_shown(row["last"]), _shown(row["best"])]
-            cells = [str(k), row["method"], *accuracies, share, gap, _numbers(row["chosen"])]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _numbers(chosen: Numbers) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
-
-
-def _shown(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{100 * values[0]:.2f}"
-    return f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"
+    if not path.is_file():
+        atomic_write_text(path, json.dumps(shared, indent=1) + "\n")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
 from experiments import checkpoint, data
@@ -135,8 +136,13 @@ class Team:
 
     def accuracies(self, weights: str, images: np.ndarray, labels: np.ndarray) -> list[float]:
         """Every member's accuracy on these images with 'hard' weights, that ship, or 'soft', at epsilon(step)."""
+        return self.scores(weights, images, labels)["accuracy"]
+
+    def scores(self, weights: str, images: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
+        """Every member's accuracy and mean loss (cross-entropy, nats), as in `accuracies`."""
         shared = (jnp.asarray(images), jnp.asarray(labels))
-        return self._over_members(f"{weights}_accuracy", self.settled(), shared=shared).tolist()
+        found = self._over_members(f"{weights}_scores", self.settled(), shared=shared)
+        return {name: values.tolist() for name, values in found.items()}
 
     def member(self, state: TrainState, i: int) -> TrainState:
         """The state of member i."""
@@ -157,8 +163,8 @@ class Team:
         """Those of one member, (shared, (numbers, state, ...)) -> ..., by name."""
         return {
             "settle": lambda _, each: self._trainer(each[0]).settle(each[1]),
-            "soft_accuracy": partial(self._accuracy, "soft"),
-            "hard_accuracy": partial(self._accuracy, "hard"),
+            "soft_scores": partial(self._scores, "soft"),
+            "hard_scores": partial(self._scores, "hard"),
             **{phase: partial(self._epoch, phase) for phase in ("float", "soft", "hard")},
         }
 
@@ -174,21 +180,24 @@ class Team:
         state, metrics = jax.lax.scan(body, state, rows)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    def _accuracy(self, weights, shared, each):
+    def _scores(self, weights, shared, each):
         (images, labels), (numbers, state) = shared, each
         trainer = self._trainer(numbers)
         params = trainer.soft_params(state) if weights == "soft" else trainer.hard_params(state)
         size = min(EVALUATED_AT_ONCE, len(labels))
         whole = len(labels) // size * size
 
-        def right(images, labels):
-            return jnp.sum(self.task.logits(params, state.model_state, images).argmax(axis=1) == labels)
+        def sums(images, labels):
+            logits = self.task.logits(params, state.model_state, images)
+            right = (logits.argmax(axis=1) == labels).astype(jnp.float32)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return {"accuracy": right.sum(), "loss": losses.sum()}
 
         cut = [x[:whole].reshape(-1, size, *x.shape[1:]) for x in (images, labels)]
-        count = jax.lax.map(lambda part: right(*part), tuple(cut)).sum()
+        total = jax.tree.map(jnp.sum, jax.lax.map(lambda part: sums(*part), tuple(cut)))
         if whole < len(labels):
-            count = count + right(images[whole:], labels[whole:])
-        return count.astype(jnp.float32) / len(labels)
+            total = jax.tree.map(jnp.add, total, sums(images[whole:], labels[whole:]))
+        return jax.tree.map(lambda x: x / len(labels), total)
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

@@ -1,0 +1,56 @@
+"""The arena's rows as a table."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.rows import Row
+
+COLUMNS = ("k", "method", "last epoch", "best epoch", "below the first", "recovered, %", "soft to hard", "chosen")
+
+
+def table(levels: Sequence[int], rows: Sequence[Row]) -> str:
+    """The rows as Markdown, best first: % on the test images, mean +- std over seeds, of the packed network.
+
+    The best epoch is the one best on the test images, as some papers report it. Below the first: the last epoch's
+    points that the first method of this k is ahead, mean +- std of the differences at equal seeds, which start from one
+    float network. Recovered % = (last - rounded) / (float - rounded), where rounded is the float network rounded to the
+    nearest of `ste`'s levels, not trained. Soft to hard is what taking each weight's most probable level cost at the
+    end of the soft phase.
+    """
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    for row in rows:
+        if row["method"] == "float":
+            lines.append(_line("", "float, as all start from", percent(row["float"])))
+            trained = (percent(row["last"]), percent(row["best"]))
+            lines.append(_line("", "float, trained on", *trained, "", "", "", numbers(row["chosen"])))
+    for k in levels:
+        own = sorted((row for row in rows if row["k"] == k), key=lambda row: -np.mean(row["last"]))
+        rounded = next((float(np.mean(row["untrained"])) for row in own if row["method"] == "ste"), None)
+        lines += [_row(row, own[0], rounded) for row in own]
+    return "\n".join(lines) + "\n"
+
+
+def _row(row: Row, first: Row, rounded: float | None) -> str:
+    last, start = np.mean(row["last"]), np.mean(row["float"])
+    behind = "" if row is first else percent(np.subtract(first["last"], row["last"]).tolist())
+    recovered = "" if rounded is None else f"{100 * (last - rounded) / (start - rounded):.1f}"
+    gap = f"{100 * (np.mean(row['soft_end']) - np.mean(row['soft_end_hard'])):.2f}"
+    accuracies = (percent(row["last"]), percent(row["best"]))
+    return _line(str(row["k"]), row["method"], *accuracies, behind, recovered, gap, numbers(row["chosen"]))
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join([*cells, *[""] * (len(COLUMNS) - len(cells))]) + " |"
+
+
+def numbers(chosen: Mapping[str, float]) -> str:
+    """Names and values."""
+    return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+
+
+def percent(values: Sequence[float]) -> str:
+    """Shares as per cent, mean +- std where there are several."""
+    if len(values) == 1:
+        return f"{100 * values[0]:.2f}"
+    return f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"
