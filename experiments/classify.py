@@ -30,20 +30,23 @@ class Task:
     model_state: Any
     order: Mapping[str, Any]
 
-    def _merge(self, params, model_state, training: bool):
+    def _forward(self, params, model_state, images, training: bool):
+        """(float32 logits, model), computed in the config's type from float32 parameters."""
+        compute = jnp.dtype(self.config.compute)
+        params = jax.tree.map(lambda x: x.astype(compute), params)
         model = nnx.merge(self.graphdef, nnx.State(params), nnx.State(model_state))
-        return nnx.view(model, use_running_average=not training, deterministic=not training, raise_if_not_found=False)
+        model = nnx.view(model, use_running_average=not training, deterministic=not training, raise_if_not_found=False)
+        x = augment.normalise(images, self.dataset.mean, self.dataset.std).astype(compute)
+        return model(x).astype(jnp.float32), model
 
     def logits(self, params, model_state, images):
         """Logits [b, classes] of uint8 images, batch norm by its running statistics."""
-        x = augment.normalise(images, self.dataset.mean, self.dataset.std)
-        return self._merge(params, model_state, training=False)(x)
+        return self._forward(params, model_state, images, training=False)[0]
 
     def loss_fn(self, params, model_state, batch, rng):
         """Cross-entropy of an augmented batch; batch norm by the batch."""
         images = augment.apply(rng, batch["image"], self.config.augment, pad=self.config.pad)
-        model = self._merge(params, model_state, training=True)
-        logits = model(augment.normalise(images, self.dataset.mean, self.dataset.std))
+        logits, model = self._forward(params, model_state, images, training=True)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         accuracy = jnp.mean((logits.argmax(axis=1) == batch["label"]).astype(jnp.float32))
         _, _, rest = nnx.split(model, nnx.Param, ...)

@@ -16,6 +16,7 @@ METHODS = tuple(catalog.QUANTIZERS)
 MEC_METHODS = ("mec", "mec_hard_forward", "softmax")
 # Those whose hard epochs freeze the codes: soft to the end of the soft phase, with levels that train on.
 FREEZING = ("mec", "softmax")
+COMPUTE = ("float32", "bfloat16")
 GROUPS = ("tensor", "channel", "block")
 
 
@@ -25,7 +26,8 @@ class Config:
 
     Data: `dataset` (see data.CLASSES), `data_dir`, `train_size` (None: all), `downscale` (mean over d x d pixels),
     `augment` (augment.KINDS) with `pad` pixels.
-    Model: `model` (models.MODELS), `width`.
+    Model: `model` (models.MODELS), `width`, `compute` ('float32', or 'bfloat16' for the network's arithmetic:
+    parameters, their optimizer, batch statistics, quantizers and the loss stay in float32).
     Quantizer: `method`, `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights), `gradient`,
     `codebook`, `prior` (None: uniform, 'lloyd_max' or 'learned'), `balance`, `newton_steps` a training step.
     Recipe: epochs of each phase, `freeze` ('own': the hard epochs freeze the codes of the methods in `FREEZING`, and
@@ -45,6 +47,7 @@ class Config:
     pad: int = 4
     model: str = "cnn"
     width: int = 16
+    compute: str = "float32"
     method: str = "mec"
     k: int = 4
     groups: str = "tensor"
@@ -74,7 +77,7 @@ class Config:
 
     def __post_init__(self):
         for name, allowed in (("method", METHODS), ("groups", GROUPS), ("optimizer", ("adam", "sgd")),
-                              ("freeze", ("own", "all"))):
+                              ("freeze", ("own", "all")), ("compute", COMPUTE)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {allowed}")
         for name in ("batch", "width", "downscale", "newton_steps"):

@@ -134,11 +134,34 @@ class ResNet(nnx.Module):
         return self.head(jnp.mean(x, axis=(1, 2)))
 
 
+class VGGSmall(nnx.Module):
+    """Three pairs of 3x3 convolutions with batch norm and ReLU, of widths w, 2w, 4w, each pair before a max pooling by
+    2, then a dense head: VGG-Small at w = 128, as low-bit papers compare it (LQ-Nets, arXiv 1807.10029)."""
+
+    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs):
+        if size % 8:
+            raise ValueError(f"images of {size} x {size}: VGG-Small halves them three times; 8, 16, 24, 32, ... fit")
+        widths = [width << i // 2 for i in range(6)]
+        ins = [channels, *widths[:-1]]
+        self.convs = nnx.List([nnx.Conv(a, b, (3, 3), use_bias=False, rngs=rngs)
+                               for a, b in zip(ins, widths, strict=True)])  # fmt: skip
+        self.norms = nnx.List([nnx.BatchNorm(w, momentum=0.9, rngs=rngs) for w in widths])
+        self.head = nnx.Linear(widths[-1] * (size // 8) ** 2, classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = nnx.relu(norm(conv(x)))
+            if i % 2:
+                x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+        return self.head(x.reshape(x.shape[0], -1))
+
+
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "mlp": MLP,
     "norm_mlp": partial(NormMLP, depth=3),
     "mixer": Mixer,
     "cnn": SmallCNN,
+    "vgg_small": VGGSmall,
     "resnet8": partial(ResNet, depth=8),
     "resnet20": partial(ResNet, depth=20),
 }

@@ -7,7 +7,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
+from experiments import config as configs
+from experiments import models, suite
 from experiments.arena import __main__ as command
 from experiments.arena import recipe
 from experiments.arena.methods import METHODS
@@ -149,6 +152,53 @@ def test_every_rival_has_its_place_and_the_same_budget():
     for method in METHODS.values():
         dataclasses.replace(CONFIG, **method.fields)
         assert len(method.knob) == 2 and all(set(numbers) <= set(TRACED) for numbers in method.knob)
+
+
+TINY_ARENA = """
+from experiments.arena.protocol import Arena
+from experiments.config import Config
+arena = Arena(config=Config(model="norm_mlp", compute="bfloat16", width=8, batch=128, train_size=300, float_epochs=2,
+                            soft_epochs=1, hard_epochs=0),
+              learning_rates=(2e-3,), methods=("lsq",), seeds=1)
+"""
+
+
+def test_the_suite_pauses_and_goes_on_at_tiny_size(tmp_path, capsys):
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY_ARENA)
+    arguments = [str(path), "--folder", str(tmp_path / "results")]
+    assert suite.main([*arguments, "--minutes", "0"]) == 0 and "the same command goes on" in capsys.readouterr().out
+    assert suite.main(arguments) == 0 and "| 4 | lsq |" in capsys.readouterr().out
+    assert (tmp_path / "results" / "tiny" / "table.md").is_file()
+    with pytest.raises(SystemExit):
+        suite.main(["--minutes", "soon"])
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_state(task):
+    half = dataclasses.replace(task, config=dataclasses.replace(task.config, compute="bfloat16"))
+    batch = {"image": task.dataset.train_images[:256], "label": task.dataset.train_labels[:256]}
+
+    def gradient(task):
+        loss = jax.jit(jax.value_and_grad(task.loss_fn, has_aux=True))
+        (value, (state, _)), gradients = loss(task.params, task.model_state, batch, jax.random.key(0))
+        assert {x.dtype for x in jax.tree.leaves((value, state, gradients)) if x.dtype.kind == "f"} == {np.dtype("f4")}
+        return value, gradients
+
+    (value, exact), (near, rounded) = gradient(task), gradient(half)
+    assert value != near and abs(value - near) < 0.02 * value
+    apart = optax.tree.norm(optax.tree.sub(exact, rounded)) / optax.tree.norm(exact)
+    assert 0 < float(apart) < 0.1
+
+
+@pytest.mark.fast
+def test_the_arenas_that_come_along_build_their_models_and_every_method():
+    paths = sorted(suite.CONFIGS.glob("*.py"))
+    assert {path.stem for path in paths} >= {*suite.REAL, "cifar10_small", "fashion_small"}
+    for path in paths:
+        arena = configs.load_object(path, "arena", Arena)
+        assert set(arena.methods) == set(METHODS)
+        size = {"cifar10": 32, "cifar100": 32, "fashion_mnist": 28}[arena.config.dataset] // arena.config.downscale
+        jax.eval_shape(lambda c=arena.config, size=size: nnx.split(models.build(c.model, 3, size, 10, c.width, 0))[1])
 
 
 @pytest.mark.fast

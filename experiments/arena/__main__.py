@@ -1,4 +1,4 @@
-"""Run an arena:  python -m experiments.arena experiments/configs/arena/cifar10_small.py [--minutes 5] [--folder PATH]
+"""Run an arena:  python -m experiments.arena experiments/configs/arena/cifar10_small.py [--minutes 5] [--folder DIR]
 
 The file defines arena = Arena(...). Rows that are in the folder (default: experiments/results/arena/<name>) are kept,
 and a row in the making is kept every minute, so that an interrupted run goes on where it stopped. With --minutes it

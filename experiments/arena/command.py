@@ -1,4 +1,4 @@
-"""The command line that the arena and its recipe share: a config file, --folder and --minutes."""
+"""The command line that the arena, its recipe and the suite share: config files, --folder and --minutes."""
 
 import argparse
 import sys
@@ -13,25 +13,32 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "arena"
 
 
 def command(
-    module: str, description: str | None, run: Callable[..., list[Row]], show: Callable[[Arena, Sequence[Row]], str],
+    module: str,
+    description: str | None,
+    run: Callable[..., list[Row]],
+    show: Callable[[Arena, Sequence[Row]], str],
     arguments: list[str] | None,
-) -> int:  # fmt: skip
-    """Run `run` on the arena that the arguments name and print `show` of its rows; 2 where they are at fault."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="a file of experiments/configs/arena/")
-    parser.add_argument("--folder", type=Path, help="default: experiments/results/arena/<name of the config>")
+    usual: Sequence[Path] = (),
+) -> int:
+    """Run `run` on the arenas that the arguments name (none: `usual`) and print `show` of their rows; 2 if at fault."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("config", type=Path, nargs="*" if usual else "+", help="files of experiments/configs/arena/")
+    parser.add_argument("--folder", type=Path, help="results go to a folder in it, named as the file is "
+                        "(default: experiments/results/arena)")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=float("inf"), help="pause after so long")
     options = parser.parse_args(arguments)
+    clock = Clock(limit=60 * options.minutes)
     try:
-        arena = configs.load_object(options.config, "arena", Arena)
-        folder = options.folder or RESULTS / options.config.stem
-        rows = run(arena, folder, clock=Clock(limit=60 * options.minutes))
+        for path in options.config or usual:
+            arena = configs.load_object(path, "arena", Arena)
+            rows = run(arena, (options.folder or RESULTS) / path.stem, clock=clock)
+            print(show(arena, rows))
     except Paused as paused:
         print(paused)
-        return 0
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(show(arena, rows))
     return 0
