@@ -55,7 +55,16 @@ def variations(epochs: int) -> dict[str, Mapping[str, Any]]:
         "prior of Lloyd-Max": {"prior": "lloyd_max"},
         "prior learned": {"prior": "learned"},
         "balance 0.9": {"balance": 0.9},
+        "balance 0": {"balance": 0.0},
+        "balance 0, gradient implicit": {"balance": 0.0, "gradient": "implicit"},
         "per channel": {"groups": "channel"},
+        # From here on two changes or more: those that were best alone.
+        "prior learned, epsilon from 1": {"prior": "learned", "epsilon_start": 1.0},
+        "prior learned, levels' rate 0.1": {"prior": "learned", "levels_rate": 0.1},
+        "prior learned, weight decay 0.01": {"prior": "learned", "weight_decay": 0.01},
+        "prior learned, gradient implicit": {"prior": "learned", "gradient": "implicit"},
+        "prior learned, epsilon from 1, weight decay 0.01":
+            {"prior": "learned", "epsilon_start": 1.0, "weight_decay": 0.01},
     }
 
 

@@ -8,7 +8,7 @@ arena = Arena(
     config=Config(dataset="fashion_mnist", downscale=2, augment="crop_flip", pad=1, model="norm_mlp", width=32,
                   batch=128, float_epochs=30, float_learning_rate=4e-3, soft_epochs=10, hard_epochs=5, hard_rate=1.0,
                   levels_rate=0.4, entropy_weight=0.0),
-    levels=(4, 8, 2, 16),
+    levels=(4, 2, 8, 16),
     learning_rates=(2e-3, 5e-3),
     methods=("mec", "lsq", "balanced", "lsq_frozen", "balanced_frozen", "softmax", "parq", "mec_implicit", "ewgs",
              "mec_hard_forward", "apot", "dorefa", "ste", "dkm", "slb"),
