@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,14 +13,15 @@ from flax import nnx
 from experiments import config as configs
 from experiments import models, suite
 from experiments.arena import __main__ as command
-from experiments.arena import recipe
+from experiments.arena import outside, protocol, recipe
 from experiments.arena.methods import METHODS
 from experiments.arena.protocol import Arena, Clock, Paused, run, tune
 from experiments.arena.table import table
 from experiments.arena.team import TRACED, Member, Team
 from experiments.classify import make_task
 from experiments.config import Config
-from mecq_jax import catalog
+from mecq_jax import catalog, tree
+from mecq_jax.rules import flatten
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 CONFIG = Config(dataset="digits", model="norm_mlp", width=8, batch=256, train_size=800, gradient="mirror",
@@ -188,6 +190,35 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_state(task):
     assert value != near and abs(value - near) < 0.02 * value
     apart = optax.tree.norm(optax.tree.sub(exact, rounded)) / optax.tree.norm(exact)
     assert 0 < float(apart) < 0.1
+
+
+def test_a_method_of_a_package_that_is_not_here_is_left_out_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(outside.importlib.util, "find_spec", lambda package: None)
+    said: list[str] = []
+    arena = Arena(config=CONFIG, methods=("qwix",), seeds=1)
+    monkeypatch.setattr(protocol, "one_row", lambda *arguments: {"method": "float", "k": 0, "last": [0.5],
+                                                                 "best": [0.5], "float": [0.5], "chosen": {}})
+    assert [row["key"] for row in run(arena, tmp_path, said.append)] == ["float 0"]
+    assert outside.ADVICE in said
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # qwix uses what this Flax is about to drop
+def test_qwix_rounds_the_layers_that_ours_do(task):
+    """What is rounded does not see a small change of weights near 0."""
+    pytest.importorskip("qwix")
+    rounded = outside.with_qwix(task, dataclasses.replace(CONFIG, method="ste"))
+    leaves, images = flatten(task.params), task.dataset.test_images[:64]
+
+    def sees(task, path):
+        leaf, logits = leaves[path], jax.jit(task.logits)
+        most = jnp.abs(leaf).max()
+        moved = jnp.where(jnp.abs(leaf) < 0.1 * most, leaf + 0.01 * most, leaf)
+        moved = logits(tree.replace_leaves(task.params, {path: moved}), task.model_state, images)
+        return bool((moved != logits(task.params, task.model_state, images)).any())
+
+    kernels = [path for path in leaves if path.endswith("kernel")]
+    assert len(kernels) == 5 and all(sees(task, path) for path in kernels)
+    assert [path for path in kernels if sees(rounded, path)] == ["first/kernel", "head/kernel"]
 
 
 @pytest.mark.fast

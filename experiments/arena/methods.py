@@ -12,10 +12,12 @@ Numbers = Mapping[str, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """fields: changes to the common config; knob: two settings of the numbers (`team.TRACED`) that tuning tries."""
+    """fields: changes to the common config; knob: two settings of the numbers (`team.TRACED`) that tuning tries;
+    package: where the rounding is another package's (see `outside`)."""
 
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     knob: tuple[Numbers, Numbers]
+    package: str | None = None
 
 
 LEVELS = ({"levels_rate": 0.1}, {"levels_rate": 1.0})
@@ -54,5 +56,6 @@ METHODS: dict[str, Method] = {
     "parq": Method(fields={"method": "parq"}, knob=_until(1.0, 1e-2, 1e-4)),
     # The logits are trained in the weights' place, and so at their rate.
     "slb": Method(fields={"method": "slb", "levels_rate": 1.0}, knob=_until(1.0, 0.1, 0.01)),
+    "qwix": Method(fields={"method": "ste"}, knob=DECAY, package="qwix"),
     "dkm": Method(fields={"method": "dkm"}, knob=_constant(1e-2, 1e-3)),
 }

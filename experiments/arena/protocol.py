@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
+from experiments.arena import outside
 from experiments.arena.methods import CONTINUED, METHODS, Numbers
 from experiments.arena.table import table
 from experiments.arena.team import Member, Team
@@ -172,6 +173,10 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
     done = {row["key"] for row in kept.rows}
     wanted = [(0, "float"), *((k, name) for k in arena.levels for name in arena.methods)]
     wanted = [(k, name) for k, name in wanted if f"{name} {k}" not in done]
+    absent = [(k, name) for k, name in wanted if not outside.installed(METHODS.get(name, CONTINUED).package)]
+    if absent:
+        say(outside.ADVICE)
+        wanted = [pair for pair in wanted if pair not in absent]
     if not wanted:
         return kept.rows
     task, *held = split_task(arena)
@@ -197,7 +202,9 @@ def one_row(
     method = METHODS.get(name, CONTINUED)
     config = dataclasses.replace(arena.config, k=k or arena.config.k, **method.fields)
     rates = [{"learning_rate": rate, **knob} for rate in arena.learning_rates for knob in method.knob]
-    team = Team(task, config, [members[0]._replace(numbers=n) for n in rates], quantized=name != "float")
+    ours = name != "float" and method.package is None
+    own = task if method.package is None else outside.with_qwix(task, config)
+    team = Team(own, config, [members[0]._replace(numbers=n) for n in rates], quantized=ours)
     tuned = store / f"{name} {k} tuned.json"
     if not tuned.is_file():
         found = tune(team, held, clock, store / f"{name} {k} grid")

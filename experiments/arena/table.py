@@ -35,7 +35,7 @@ def _row(row: Row, first: Row, rounded: float | None) -> str:
     last, start = np.mean(row["last"]), np.mean(row["float"])
     behind = "" if row is first else percent(np.subtract(first["last"], row["last"]).tolist())
     recovered = "" if rounded is None else f"{100 * (last - rounded) / (start - rounded):.1f}"
-    gap = f"{100 * (np.mean(row['soft_end']) - np.mean(row['soft_end_hard'])):.2f}"
+    gap = f"{100 * (np.mean(row['soft_end']) - np.mean(row['soft_end_hard'])):.2f}" if "soft_end" in row else ""
     accuracies = (percent(row["last"]), percent(row["best"]))
     return _line(str(row["k"]), row["method"], *accuracies, behind, recovered, gap, numbers(row["chosen"]))
 
