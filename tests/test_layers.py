@@ -81,7 +81,7 @@ def test_quantize_keeps_weights_paths_and_leaves_the_model_alone():
         np.testing.assert_array_equal(before[path], after[path])
 
 
-@pytest.mark.parametrize("quantizer", [MEC(granularity=PerChannel()), MEC(gradient="mirror"), LSQ()], ids=str)
+@pytest.mark.parametrize("quantizer", [MEC(granularity=PerChannel()), MEC(gradient="implicit"), LSQ()], ids=str)
 def test_training_moves_levels_and_hardens(quantizer, rng):
     model, _ = quantize(Net(nnx.Rngs(0)), quantizer)
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)

@@ -15,7 +15,7 @@ from mecq_jax.rounding import Rounding
 
 MAKERS = {
     "mec": lambda **o: MEC(**o),
-    "mirror": lambda **o: MEC(gradient="mirror", **o),
+    "implicit": lambda **o: MEC(gradient="implicit", **o),
     "skewed": lambda **o: MEC(prior=np.arange(1, o["k"] + 1) / np.arange(1, o["k"] + 1).sum(), **o),
     "lsq": lambda **o: LSQ(**o),
     "ste": lambda **o: STE(**o),

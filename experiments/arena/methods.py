@@ -40,7 +40,8 @@ def _constant(*values: float) -> tuple[Numbers, Numbers]:
 CONTINUED = Method(knob=DECAY)
 
 METHODS: dict[str, Method] = {
-    "mec": Method(fields={"method": "mec", "gradient": "mirror"}, knob=_until(0.3, 1e-2, 1e-3)),
+    "mec": Method(fields={"method": "mec"}, knob=_until(0.3, 1e-2, 1e-3)),
+    "mec_learned": Method(fields={"method": "mec", "prior": "learned"}, knob=_until(0.3, 1e-2, 1e-3)),
     "mec_implicit": Method(fields={"method": "mec", **IMPLICIT}, knob=_until(0.3, 3e-2, 1e-2)),
     "mec_hard_forward": Method(fields={"method": "mec_hard_forward", **IMPLICIT}, knob=_constant(0.3, 0.03)),
     "softmax": Method(fields={"method": "softmax", **IMPLICIT}, knob=_until(0.3, 1e-1, 1e-2)),

@@ -1,5 +1,5 @@
 # Arena, size (a): Fashion-MNIST at 14 x 14 with crops and flips, batch-norm MLP of 4 layers of width 32, weights of all
-# but the first and last layer per tensor, 15 epochs from float (about 85 % on held-out images), 16 methods, 5 seeds.
+# but the first and last layer per tensor, 15 epochs from float (about 85 % on held-out images), 17 methods, 5 seeds.
 # python -m experiments.arena experiments/configs/arena/fashion_small.py        about 20 minutes a number of levels
 from experiments.arena.protocol import Arena
 from experiments.config import Config
@@ -11,6 +11,7 @@ arena = Arena(
     levels=(4, 2, 8, 16),
     learning_rates=(2e-3, 5e-3),
     methods=("mec", "lsq", "balanced", "lsq_frozen", "balanced_frozen", "softmax", "parq", "mec_implicit", "ewgs",
-             "mec_hard_forward", "apot", "dorefa", "ste", "dkm", "slb", "qwix"),
+             "mec_hard_forward", "apot", "dorefa", "ste", "dkm", "slb",
+             "qwix", "mec_learned"),
     seeds=5,
 )
