@@ -65,7 +65,7 @@ class Config:
     optimizer: str = "adam"
     float_learning_rate: float = 2e-3
     learning_rate: float = 2e-3
-    hard_rate: float = 0.3
+    hard_rate: float = 1.0
     freeze: str = "own"
     levels_rate: float = 0.1
     weight_decay: float = 0.0
