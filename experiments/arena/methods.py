@@ -13,11 +13,12 @@ Numbers = Mapping[str, float]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """fields: changes to the common config; knob: two settings of the numbers (`team.TRACED`) that tuning tries;
-    package: where the rounding is another package's (see `outside`)."""
+    package: where the rounding is another package's (see `outside`); least: the fewest levels that it can do."""
 
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     knob: tuple[Numbers, Numbers]
     package: str | None = None
+    least: int = 2
 
 
 LEVELS = ({"levels_rate": 0.1}, {"levels_rate": 1.0})
@@ -57,6 +58,7 @@ METHODS: dict[str, Method] = {
     "parq": Method(fields={"method": "parq"}, knob=_until(1.0, 1e-2, 1e-4)),
     # The logits are trained in the weights' place, and so at their rate.
     "slb": Method(fields={"method": "slb", "levels_rate": 1.0}, knob=_until(1.0, 0.1, 0.01)),
-    "qwix": Method(fields={"method": "ste"}, knob=DECAY, package="qwix"),
+    # int1 would be 0 alone.
+    "qwix": Method(fields={"method": "ste"}, knob=DECAY, package="qwix", least=4),
     "dkm": Method(fields={"method": "dkm"}, knob=_constant(1e-2, 1e-3)),
 }

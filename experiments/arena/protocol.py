@@ -171,7 +171,7 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
     clock, kept = clock or Clock(), Rows(folder)
     refuse_another(arena, folder / "arena.json")
     done = {row["key"] for row in kept.rows}
-    wanted = [(0, "float"), *((k, name) for k in arena.levels for name in arena.methods)]
+    wanted = [(0, "float"), *((k, name) for k in arena.levels for name in arena.methods if k >= METHODS[name].least)]
     wanted = [(k, name) for k, name in wanted if f"{name} {k}" not in done]
     absent = [(k, name) for k, name in wanted if not outside.installed(METHODS.get(name, CONTINUED).package)]
     if absent:
