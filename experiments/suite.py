@@ -19,7 +19,7 @@ REAL = ("cifar10_resnet20", "cifar10_vgg_small", "cifar100_resnet20")
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     configs = [CONFIGS / f"{name}.py" for name in REAL]
-    return command("experiments.suite", __doc__, run, lambda arena, rows: table(arena.levels, rows), arguments, configs)
+    return command("experiments.suite", __doc__, run, table, arguments, configs)
 
 
 if __name__ == "__main__":

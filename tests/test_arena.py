@@ -13,9 +13,10 @@ from flax import nnx
 from experiments import config as configs
 from experiments import models, suite
 from experiments.arena import __main__ as command
-from experiments.arena import outside, protocol, recipe
+from experiments.arena import protocol, recipe
 from experiments.arena.methods import METHODS
 from experiments.arena.protocol import Arena, Clock, Paused, run, tune
+from experiments.arena.qwix_task import ADVICE, qwix_task
 from experiments.arena.table import table
 from experiments.arena.team import TRACED, Member, Team
 from experiments.classify import make_task
@@ -76,7 +77,7 @@ def test_the_protocol_tunes_repeats_and_goes_on(tmp_path):
     assert rows[2]["soft_end_hard"] == rows[2]["epochs"][0], "the hard phase begins after the first epoch"
     written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert written == json.loads(json.dumps(rows))
-    assert "| 4 | lsq |" in (tmp_path / "table.md").read_text() == table(arena.levels, rows)
+    assert "| 4 | lsq |" in (tmp_path / "table.md").read_text() == table(rows)
     assert len(run(arena, tmp_path, said.append)) == 3 and len(said) == 5, "nothing is trained twice"
     with pytest.raises(ValueError, match="another arena"):
         run(dataclasses.replace(arena, learning_rates=(1e-3,)), tmp_path)
@@ -112,7 +113,7 @@ def test_the_table_pairs_seeds():
     shared = {"k": 4, "float": [0.9, 0.8], "best": [0.9, 0.9], "soft_end": [0.8], "soft_end_hard": [0.7], "chosen": {}}
     rows = [{"method": "ste", "last": [0.82, 0.71], "untrained": [0.5, 0.5], **shared},
             {"method": "mec", "last": [0.85, 0.75], "untrained": [0.1, 0.1], **shared}]
-    first, second = table([4], rows).splitlines()[2:]
+    first, second = table(rows).splitlines()[2:]
     assert first == "| 4 | mec | 80.00 ± 7.07 | 90.00 ± 0.00 |  | 85.7 | 10.00 |  |"
     assert second == "| 4 | ste | 76.50 ± 7.78 | 90.00 ± 0.00 | 3.50 ± 0.71 | 75.7 | 10.00 |  |"
 
@@ -194,20 +195,20 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_state(task):
 
 
 def test_a_method_of_a_package_that_is_not_here_is_left_out_and_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(outside.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
     said: list[str] = []
     arena = Arena(config=CONFIG, methods=("qwix",), seeds=1)
     monkeypatch.setattr(protocol, "one_row", lambda *arguments: {"method": "float", "k": 0, "last": [0.5],
                                                                  "best": [0.5], "float": [0.5], "chosen": {}})
     assert [row["key"] for row in run(arena, tmp_path, said.append)] == ["float 0"]
-    assert outside.ADVICE in said
+    assert ADVICE in said
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # qwix uses what this Flax is about to drop
 def test_qwix_rounds_the_layers_that_ours_do(task):
     """What is rounded does not see a small change of weights near 0."""
     pytest.importorskip("qwix")
-    rounded = outside.with_qwix(task, dataclasses.replace(CONFIG, method="ste"))
+    rounded = qwix_task(task, dataclasses.replace(CONFIG, method="ste"))
     leaves, images = flatten(task.params), task.dataset.test_images[:64]
 
     def sees(task, path):

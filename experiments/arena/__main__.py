@@ -14,7 +14,7 @@ from experiments.arena.table import table
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    return command("experiments.arena", __doc__, run, lambda arena, rows: table(arena.levels, rows), arguments)
+    return command("experiments.arena", __doc__, run, table, arguments)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def command(
     module: str,
     description: str | None,
     run: Callable[..., list[Row]],
-    show: Callable[[Arena, Sequence[Row]], str],
+    show: Callable[[Sequence[Row]], str],
     arguments: list[str] | None,
     usual: Sequence[Path] = (),
 ) -> int:
@@ -34,8 +34,7 @@ def command(
     try:
         for path in options.config or usual:
             arena = configs.load_object(path, "arena", Arena)
-            rows = run(arena, (options.folder or RESULTS) / path.stem, clock=clock)
-            print(show(arena, rows))
+            print(show(run(arena, (options.folder or RESULTS) / path.stem, clock=clock)))
     except Paused as paused:
         print(paused)
     except (ValueError, FileNotFoundError) as error:

@@ -13,7 +13,7 @@ Numbers = Mapping[str, float]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """fields: changes to the common config; knob: two settings of the numbers (`team.TRACED`) that tuning tries;
-    package: where the rounding is another package's (see `outside`); least: the fewest levels that it can do."""
+    package: where the rounding is another package's (see `qwix_task`); least: the fewest levels that it can do."""
 
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     knob: tuple[Numbers, Numbers]

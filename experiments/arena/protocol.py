@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
-from experiments.arena import outside
 from experiments.arena.methods import CONTINUED, METHODS, Numbers
+from experiments.arena.qwix_task import ADVICE, qwix_task
 from experiments.arena.table import table
 from experiments.arena.team import Member, Team
 from experiments.classify import Task, make_task
 from experiments.config import Config
+from experiments.outside import installed
 from experiments.rows import Row, Rows
 from experiments.run import named, unflatten
 from experiments.runfolder import atomic_write_text, differences, to_json
@@ -133,7 +134,7 @@ def repeat(team: Team, clock: Clock, store: Path) -> Row:
     """Accuracies on the test images of every member: each epoch's, and the last one's through the packed file."""
     task = team.task
     test = (task.dataset.test_images, task.dataset.test_labels)
-    frozen = team.phases.count("soft")  # epochs done at the end of the soft phase, 0 of a float team
+    frozen = team.soft_epochs
 
     def score() -> dict[str, list[float]]:
         out = {"hard": team.accuracies("hard", *test)}
@@ -173,9 +174,9 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
     done = {row["key"] for row in kept.rows}
     wanted = [(0, "float"), *((k, name) for k in arena.levels for name in arena.methods if k >= METHODS[name].least)]
     wanted = [(k, name) for k, name in wanted if f"{name} {k}" not in done]
-    absent = [(k, name) for k, name in wanted if not outside.installed(METHODS.get(name, CONTINUED).package)]
+    absent = [(k, name) for k, name in wanted if not installed(METHODS.get(name, CONTINUED).package)]
     if absent:
-        say(outside.ADVICE)
+        say(ADVICE)
         wanted = [pair for pair in wanted if pair not in absent]
     if not wanted:
         return kept.rows
@@ -187,11 +188,16 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
         began = time.perf_counter()
         row: Row = {"key": f"{name} {k}", "k": k, "method": name, "float": start}
         row |= one_row(arena, task, held, members, k, name, clock, store)
-        kept.add([row | {"seconds": time.perf_counter() - began}])
-        atomic_write_text(folder / "table.md", table(arena.levels, kept.rows))
-        shutil.rmtree(store, ignore_errors=True)
+        keep(kept, row, began, table)
         say(f"{row['key']}: {100 * np.mean(row['last']):.2f} ({kept.rows[-1]['seconds']:.0f} s)")
     return kept.rows
+
+
+def keep(kept: Rows, row: Row, began: float, show: Callable[[Sequence[Row]], str]) -> None:
+    """Add a finished row with its seconds, write the table `show`, and drop what was kept for the row's making."""
+    kept.add([row | {"seconds": time.perf_counter() - began}])
+    atomic_write_text(kept.folder / "table.md", show(kept.rows))
+    shutil.rmtree(kept.folder / "checkpoints", ignore_errors=True)
 
 
 def one_row(
@@ -203,7 +209,7 @@ def one_row(
     config = dataclasses.replace(arena.config, k=k or arena.config.k, **method.fields)
     rates = [{"learning_rate": rate, **knob} for rate in arena.learning_rates for knob in method.knob]
     ours = name != "float" and method.package is None
-    own = task if method.package is None else outside.with_qwix(task, config)
+    own = task if method.package is None else qwix_task(task, config)
     team = Team(own, config, [members[0]._replace(numbers=n) for n in rates], quantized=ours)
     tuned = store / f"{name} {k} tuned.json"
     if not tuned.is_file():

@@ -9,7 +9,6 @@ difference of two, which are of the same images and float networks.
 """
 
 import dataclasses
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from experiments.arena.command import command
-from experiments.arena.protocol import Arena, Clock, Say, float_members, refuse_another, split_task
+from experiments.arena.methods import METHODS
+from experiments.arena.protocol import Arena, Clock, Say, float_members, keep, refuse_another, split_task
 from experiments.arena.table import percent
 from experiments.arena.team import Team
 from experiments.rows import Row, Rows
-from experiments.runfolder import atomic_write_text
 
-BASE = {"method": "mec", "gradient": "mirror", "epsilon_start": 0.3, "epsilon_end": 0.01}
+# What the arena gives `mec`, at the first setting of its knob.
+BASE = {**METHODS["mec"].fields, **METHODS["mec"].knob[0]}
 COLUMNS = ("change", "accuracy", "less the recipe's", "loss", "less the recipe's", "soft loss", "its loss hardened")
 
 
@@ -85,20 +85,17 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
     members = float_members(arena, task, folder, clock, say)
     rate = {"learning_rate": arena.learning_rates[-1]}
     for name, fields in wanted.items():
-        began, store = time.perf_counter(), own / "checkpoints"
+        began = time.perf_counter()
         changes: dict[str, Any] = {**BASE, **rate, **fields}
         config = dataclasses.replace(arena.config, **changes)
         team = Team(task, config, members)
-        frozen = team.phases.count("soft")
 
-        def score(team=team, frozen=frozen):
-            return {w: team.scores(w, *held) for w in ("soft", "hard")} if team.done == frozen else None
+        def score(team=team):
+            return {w: team.scores(w, *held) for w in ("soft", "hard")} if team.done == team.soft_epochs else None
 
-        at_end = clock.train(team, store / name, score)[frozen]
+        at_end = clock.train(team, own / "checkpoints" / name, score)[team.soft_epochs]
         row = {"change": name, "fields": dict(fields), **team.scores("hard", *held), "soft_end": at_end}
-        kept.add([row | {"seconds": time.perf_counter() - began}])
-        atomic_write_text(own / "table.md", table(kept.rows))
-        shutil.rmtree(store, ignore_errors=True)
+        keep(kept, row, began, table)
         say(f"{name}: {percent(row['accuracy'])}, loss {np.mean(row['loss']):.4f}")
     return kept.rows
 
@@ -124,7 +121,7 @@ def _shown(differences: np.ndarray) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    return command("experiments.arena.recipe", __doc__, run, lambda arena, rows: table(rows), arguments)
+    return command("experiments.arena.recipe", __doc__, run, table, arguments)
 
 
 if __name__ == "__main__":

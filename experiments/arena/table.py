@@ -9,7 +9,7 @@ from experiments.rows import Row
 COLUMNS = ("k", "method", "last epoch", "best epoch", "below the first", "recovered, %", "soft to hard", "chosen")
 
 
-def table(levels: Sequence[int], rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown, best first: % on the test images, mean +- std over seeds, of the packed network.
 
     The best epoch is the one best on the test images, as some papers report it. Below the first: the last epoch's
@@ -24,7 +24,7 @@ def table(levels: Sequence[int], rows: Sequence[Row]) -> str:
             lines.append(_line("", "float, as all start from", percent(row["float"])))
             trained = (percent(row["last"]), percent(row["best"]))
             lines.append(_line("", "float, trained on", *trained, "", "", "", numbers(row["chosen"])))
-    for k in levels:
+    for k in dict.fromkeys(row["k"] for row in rows if row["method"] != "float"):
         own = sorted((row for row in rows if row["k"] == k), key=lambda row: -np.mean(row["last"]))
         rounded = next((float(np.mean(row["untrained"])) for row in own if row["method"] == "ste"), None)
         lines += [_row(row, own[0], rounded) for row in own]

@@ -84,6 +84,11 @@ class Team:
     def epochs(self) -> int:
         return len(self.phases)
 
+    @property
+    def soft_epochs(self) -> int:
+        """Epochs of the soft phase, and so those done at its end; 0 of a float team."""
+        return self.phases.count("soft")
+
     def _start(self, member: Member) -> TrainState:
         quant, quant_state = {}, {}  # type: ignore[var-annotated]
         if self.phases[0] != "float":

@@ -5,7 +5,7 @@ python -m experiments.benchmarks.step [--tiny --out DIR]   30 minutes on two cor
 float, ste, lsq    plain training and the straight-through baselines
 mec newton 1, 2    the method with one or two warm Newton passes a step; gradient='mirror' (and 'implicit' with 2)
 mec sinkhorn 10    the method with ten Sinkhorn iterations instead
-qwix qat           the qwix package's quantized training, int2 weights; needs `pip install qwix`, else left out
+qwix qat           the qwix package's quantized training, int2 weights; left out where it is not installed
 dkm                soft k-means with n x k attention, three iterations differentiated through (Cho et al., ICLR 2022)
 
 Models: CIFAR ResNet-20 at batch 128, ViT-Tiny (patch 4 on 32 x 32) at batch 32, and a 50-million-parameter transformer
@@ -14,7 +14,6 @@ arguments together, as a ratio to lsq's. ott-jax as the solver of a whole networ
 not compiled in eight minutes on two cores; `solver` has it on one group of weights.
 """
 
-import importlib.util
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments import outside
 from experiments.benchmarks import measure
 from experiments.models import build
 from experiments.rows import Row
@@ -91,14 +91,6 @@ def make(name: str, tiny: bool) -> tuple[nnx.Module, tuple[int, ...]]:
     return Stack(64, *((16, 2, 2) if tiny else (768, 12, 7)), rngs), (4, 8 if tiny else 256, 64)
 
 
-def with_qwix(model: nnx.Module, shape: tuple[int, ...]) -> nnx.Module:
-    """The model with qwix's fake quantization in the blocks, as its own users would apply it."""
-    import qwix
-
-    rule = qwix.QtRule(module_path="blocks/.*", weight_qtype="int2")
-    return qwix.quantize_model(model, qwix.QtProvider([rule]), jnp.zeros(shape))
-
-
 def step_of(model: nnx.Module, method: Quantizer | None, shape: tuple[int, ...]) -> tuple[Callable, Any, Any]:
     """(train step, state, batch)."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
@@ -123,11 +115,11 @@ def step_of(model: nnx.Module, method: Quantizer | None, shape: tuple[int, ...])
 def one_model(name: str, tiny: bool, repeats: int) -> list[Row]:
     """Rows of all methods on one model."""
     calls, memory = {}, {}
-    methods = list(METHODS) + [QWIX] * (importlib.util.find_spec("qwix") is not None)
+    methods = list(METHODS) + [QWIX] * outside.installed("qwix")
     for method in methods:
         model, shape = make(name, tiny)
         if method == QWIX:
-            model = with_qwix(model, shape)
+            model = outside.with_qwix(model, "blocks/.*", 4, shape)
         step, state, batch = step_of(model, METHODS.get(method), shape)
         calls[method], temporaries = measure.compiled(step, state, batch)
         held = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state, state.quant_state, batch))
