@@ -1,9 +1,15 @@
 """The suite's settings: eight CPU devices, strict promotion, signatures checked. Nowhere else are they set."""
 
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests and their subprocesses compile many programs twice; each worker keeps its own for the session (one that all
+# shared could be read while another writes).
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mecq-jax-tests-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import numpy as np
@@ -20,6 +26,11 @@ CHECKED = (
     "annealed", "losses", "training", "layers",
 )  # fmt: skip
 install_import_hook([f"mecq_jax.{name}" for name in CHECKED], "beartype.beartype")
+
+
+def pytest_unconfigure() -> None:
+    """Delete what was compiled."""
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
 @pytest.fixture

@@ -65,10 +65,10 @@ def test_a_team_trains_its_members_as_if_each_were_alone(task):
 
 def test_the_protocol_tunes_repeats_and_goes_on(tmp_path):
     config = dataclasses.replace(CONFIG, soft_epochs=1)
-    arena = Arena(config=config, learning_rates=(2e-3,), methods=("lsq", "lsq_frozen"), seeds=2)
+    arena = Arena(config=config, learning_rates=(2e-3,), methods=("lsq", "mec"), seeds=2)
     said: list[str] = []
     rows = run(arena, tmp_path, said.append)
-    assert [row["key"] for row in rows] == ["float 0", "lsq 4", "lsq_frozen 4"] and len(said) == 5
+    assert [row["key"] for row in rows] == ["float 0", "lsq 4", "mec 4"] and len(said) == 5
     for row in rows[1:]:
         assert len(row["last"]) == len(row["best"]) == len(row["soft_end"]) == 2 and len(row["epochs"]) == 2
         assert len(row["grid"]) == 2 and row["chosen"] == max(row["grid"], key=lambda pair: pair[1])[0]
@@ -95,7 +95,6 @@ def test_the_recipe_is_varied_one_change_at_a_time(tmp_path, monkeypatch):
     for fields in every.values():
         dataclasses.replace(arena.config, **{**recipe.BASE, **fields})
     assert every["no hard phase"] == {"soft_epochs": 2, "hard_epochs": 0}
-    monkeypatch.setattr(recipe, "BASE", {"method": "lsq", "freeze": "all"})  # which compiles faster
     few = {name: every[name] for name in ("the recipe", "no hard phase")}
     monkeypatch.setattr(recipe, "variations", lambda epochs: few)
     said: list[str] = []

@@ -24,8 +24,7 @@ KINDS = [(2, PerTensor()), (3, PerChannel()), (4, PerBlock(9)), (8, PerChannel(0
 RIVALS = ["dorefa", "apot", "ewgs", "balanced", "parq", "slb", "dkm", "mec_hard_forward", "softmax"]
 RIVAL_KINDS = [(2, PerTensor()), (16, PerChannel())]
 MAKERS |= {name: partial(catalog.make, name) for name in RIVALS}
-FULL = ("mec", "lsq")  # the rest at two kinds, for their compile times
-CASES = [(m, *kind) for m in MAKERS for kind in (KINDS if m in FULL else RIVAL_KINDS)]
+CASES = [(m, *kind) for m in MAKERS for kind in (RIVAL_KINDS if m in RIVALS else KINDS)]
 
 
 @pytest.fixture(params=CASES, ids=lambda p: f"{p[0]}-{p[1]}-{p[2]}")
