@@ -1,7 +1,11 @@
-"""Interleaved timing, memory of executables, and rows on disk that a stopped benchmark goes on from."""
+"""Interleaved timing, memory of executables and of the process; rows on disk, from which a stopped one goes on."""
 
 import argparse
+import ctypes
+import dataclasses
 import functools
+import gc
+import math
 import os
 import statistics
 import time
@@ -19,32 +23,84 @@ from experiments.runfolder import atomic_write_text
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 
 
-def compiled(f: Callable, *args: Any) -> tuple[Callable[[], Any], float]:
-    """(a call of the compiled f on args, its temporaries in bytes by the executable's own account)."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A function compiled for its arguments, and what its first call told.
+
+    call: runs it once more; first: seconds of the first call; temporaries: bytes by the executable's own account;
+    resident: bytes by which the process's resident memory rose at most in the first call, arguments excluded, results
+    included (nan where Linux does not tell, or the work is done on an accelerator); read: what was read in its result.
+    """
+
+    call: Callable[[], None]
+    first: float
+    temporaries: float
+    resident: float
+    read: Any
+
+
+def compiled(
+    f: Callable,
+    *args: Any,
+    read: Callable[[Any], Any] = lambda result: None,
+    feed: Callable[[Any], tuple[Any, ...]] | None = None,
+) -> Compiled:
+    """`f` compiled and called once.
+
+    read: takes what is to be kept of its first result; feed: the next call's arguments from a call's result (None: each
+    call has the same ones), as a training step goes on from the last.
+    """
     executable = jax.jit(f).lower(*args).compile()
     memory = executable.memory_analysis()
     temporaries = float(memory.temp_size_in_bytes) if memory is not None else float("nan")
-    return lambda: jax.block_until_ready(executable(*args)), temporaries
+    before = _resident("VmRSS") if _forget_peak() else float("nan")
+    start = time.perf_counter()
+    result = jax.block_until_ready(executable(*args))
+    first = time.perf_counter() - start
+    resident = before if math.isnan(before) else _resident("VmHWM") - before
+
+    def call() -> None:
+        nonlocal args
+        again = jax.block_until_ready(executable(*args))
+        args = args if feed is None else feed(again)
+
+    kept, args = read(result), args if feed is None else feed(result)
+    return Compiled(call=call, first=first, temporaries=temporaries, resident=resident, read=kept)
 
 
-def seconds(calls: Mapping[str, Callable[[], Any]], repeats: int, budget: float = 60.0) -> dict[str, float]:
+def _forget_peak() -> bool:
+    """Give freed memory back to the system and begin the process's peak anew; whether that can be done here."""
+    if jax.default_backend() != "cpu":
+        return False
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def _resident(field: str) -> float:
+    """A memory field of /proc/self/status in bytes: VmRSS is the present, VmHWM the peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * float(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def seconds(work: Mapping[str, Compiled], repeats: int, budget: float = 60.0) -> dict[str, float]:
     """Median seconds of each call, one after the other in every round, so that all see the same machine.
 
     Each round begins with another call, since the one that follows a call of large memory pays for its pages. A call
-    that has used `budget` seconds is not repeated further.
+    that has used `budget` seconds is not repeated further; the first call warms caches, and counts only where it alone
+    spends the budget.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for name, call in calls.items():
-        start = time.perf_counter()
-        call()  # the first call warms caches, and counts only where it alone spends the budget
-        if time.perf_counter() - start > budget:
-            times[name].append(time.perf_counter() - start)
-    names = list(calls)
+    times: dict[str, list[float]] = {name: [c.first] if c.first > budget else [] for name, c in work.items()}
+    names = list(work)
     for r in range(repeats):
         for name in names[r % len(names) :] + names[: r % len(names)]:
             if sum(times[name]) < budget:
                 start = time.perf_counter()
-                calls[name]()
+                work[name].call()
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(t) for name, t in times.items()}
 
@@ -53,8 +109,7 @@ def seconds(calls: Mapping[str, Callable[[], Any]], repeats: int, budget: float 
 def bandwidth() -> float:
     """Bytes a second that this device moves in y = x + 1 over 256 MiB, read and written."""
     x = jnp.zeros(2**26, jnp.float32)
-    call, _ = compiled(lambda x: x + 1, x)
-    return 2 * x.nbytes / seconds({"copy": call}, 5)["copy"]
+    return 2 * x.nbytes / seconds({"copy": compiled(lambda x: x + 1, x)}, 5)["copy"]
 
 
 class Results(Rows):
