@@ -23,7 +23,7 @@ lint: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mecq_jax needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet -c constraints.txt -e '.[experiments,tensorboard,test]'
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[experiments,onnx,tensorboard,test]'
 	touch $@
 
 clean:

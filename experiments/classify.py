@@ -30,27 +30,29 @@ class Task:
     model_state: Any
     order: Mapping[str, Any]
 
-    def _forward(self, params, model_state, images, training: bool):
-        """(float32 logits, model), computed in the config's type from float32 parameters."""
-        compute = jnp.dtype(self.config.compute)
-        params = jax.tree.map(lambda x: x.astype(compute), params)
+    def model(self, params, model_state, training: bool) -> Any:
+        """The model with these parameters in the config's type; in training, batch norm goes by the batch."""
+        params = jax.tree.map(lambda x: x.astype(self.config.compute), params)
         model = nnx.merge(self.graphdef, nnx.State(params), nnx.State(model_state))
-        model = nnx.view(model, use_running_average=not training, deterministic=not training, raise_if_not_found=False)
-        x = augment.normalise(images, self.dataset.mean, self.dataset.std).astype(compute)
-        return model(x).astype(jnp.float32), model
+        return nnx.view(model, use_running_average=not training, deterministic=not training, raise_if_not_found=False)
+
+    def inputs(self, images):
+        """What the model is given of uint8 images."""
+        return augment.normalise(images, self.dataset.mean, self.dataset.std).astype(self.config.compute)
+
+    def augmented(self, rng, images):
+        """Training images under the config's augmentation."""
+        return augment.apply(rng, images, self.config.augment, pad=self.config.pad)
 
     def logits(self, params, model_state, images):
-        """Logits [b, classes] of uint8 images, batch norm by its running statistics."""
-        return self._forward(params, model_state, images, training=False)[0]
+        """Logits [b, classes] of uint8 images, float32, batch norm by its running statistics."""
+        return self.model(params, model_state, training=False)(self.inputs(images)).astype(jnp.float32)
 
     def loss_fn(self, params, model_state, batch, rng):
         """Cross-entropy of an augmented batch; batch norm by the batch."""
-        images = augment.apply(rng, batch["image"], self.config.augment, pad=self.config.pad)
-        logits, model = self._forward(params, model_state, images, training=True)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        accuracy = jnp.mean((logits.argmax(axis=1) == batch["label"]).astype(jnp.float32))
-        _, _, rest = nnx.split(model, nnx.Param, ...)
-        return loss, (nnx.to_pure_dict(rest), {"train_accuracy": accuracy})
+        model = self.model(params, model_state, training=True)
+        logits = model(self.inputs(self.augmented(rng, batch["image"]))).astype(jnp.float32)
+        return cross_entropy(logits, batch["label"]), (rest_of(model), train_accuracy(logits, batch["label"]))
 
     @cached_property
     def _predict(self):
@@ -66,6 +68,22 @@ class Task:
     def accuracy(self, params, model_state) -> float:
         """Share of test images classified right."""
         return float(np.mean(self.predict(params, model_state) == self.dataset.test_labels))
+
+
+def cross_entropy(logits, labels):
+    """Mean cross-entropy, nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def train_accuracy(logits, labels) -> Mapping[str, Any]:
+    """The scalar that a loss reports of its batch."""
+    return {"train_accuracy": jnp.mean((logits.argmax(axis=1) == labels).astype(jnp.float32))}
+
+
+def rest_of(model: Any) -> Any:
+    """A model's state that is not trained by gradients, as a plain tree."""
+    _, _, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    return nnx.to_pure_dict(rest)
 
 
 def downscale(images: np.ndarray, factor: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -156,12 +157,74 @@ class VGGSmall(nnx.Module):
         return self.head(x.reshape(x.shape[0], -1))
 
 
+class SeparableCNN(nnx.Module):
+    """Depthwise 3x3 convolutions, each before a 1x1 one: three pairs, the last two with stride 2 (MobileNet, Howard et
+    al., 2017, arXiv 1704.04861)."""
+
+    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs):
+        conv = partial(nnx.Conv, use_bias=False, rngs=rngs)
+        widths = [width, 2 * width, 4 * width, 4 * width]
+        self.stem = conv(channels, width, (3, 3))
+        self.depthwise = nnx.List([conv(w, w, (3, 3), strides=1 + (i > 0), feature_group_count=w)
+                                   for i, w in enumerate(widths[:-1])])  # fmt: skip
+        self.pointwise = nnx.List([conv(a, b, (1, 1)) for a, b in pairwise(widths)])
+        norm = partial(nnx.BatchNorm, momentum=0.9, rngs=rngs)
+        self.stem_norm = norm(width)
+        self.norms = nnx.List([nnx.List([norm(a), norm(b)]) for a, b in pairwise(widths)])
+        self.head = nnx.Linear(widths[-1], classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        x = nnx.relu(self.stem_norm(self.stem(x)))
+        for depthwise, pointwise, (before, after) in zip(self.depthwise, self.pointwise, self.norms, strict=True):
+            x = nnx.relu(after(pointwise(nnx.relu(before(depthwise(x))))))
+        return self.head(x.mean(axis=(1, 2)))
+
+
+class TransformerBlock(nnx.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
+        self.norm1, self.norm2 = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(width, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
+        self.up, self.down = nnx.Linear(width, 4 * width, rngs=rngs), nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
+        x = x + self.attention(self.norm1(x))
+        return x + self.down(nnx.gelu(self.up(self.norm2(x))))
+
+
+class ViT(nnx.Module):
+    """Transformer on patches with learned positions and mean pooling, after Dosovitskiy et al. (arXiv 2010.11929);
+    12 blocks, 3 heads and width 192 are ViT-Tiny. An image is cut into 4 x 4 patches."""
+
+    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, depth: int = 12,
+                 heads: int = 3):
+        if size % 4 or width % heads:
+            raise ValueError(f"images of {size} x {size} are cut into 4 x 4 patches, width {width} into {heads} heads")
+        self.patch = size // 4
+        self.first = nnx.Linear(self.patch**2 * channels, width, rngs=rngs)
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (16, width)))
+        self.blocks = nnx.List([TransformerBlock(width, heads, rngs) for _ in range(depth)])
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.head = nnx.Linear(width, classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        b, p, c = x.shape[0], self.patch, x.shape[3]
+        patches = x.reshape(b, 4, p, 4, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, 16, p * p * c)
+        x = self.first(patches) + self.positions[...][None]
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x).mean(axis=1))
+
+
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "mlp": MLP,
     "norm_mlp": partial(NormMLP, depth=3),
     "mixer": Mixer,
     "cnn": SmallCNN,
+    "separable": SeparableCNN,
     "vgg_small": VGGSmall,
+    "vit_tiny": ViT,
     "resnet8": partial(ResNet, depth=8),
     "resnet20": partial(ResNet, depth=20),
 }

@@ -10,7 +10,7 @@ quantizer's state (`Potential`, carried) and epsilon. `quantize` turns an existi
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,6 +38,10 @@ class Epsilon(nnx.Variable):
 
 class Diagnostic(nnx.Variable):
     """The last application's `quantizer.Info`."""
+
+
+# The attributes that a quantized layer has beside those of the Flax layer.
+_ADDED = ("quantizer", "levels", "potentials", "epsilon", "info")
 
 
 class _Quantized:
@@ -204,12 +208,56 @@ def entropy(model: nnx.Module) -> Float[Array, ""]:
 
 
 def harden(model: nnx.Module) -> dict[str, Any]:
-    """Every parameter by path as it ships: quantized kernels as `HardTensor`, the others as arrays."""
+    """All that ships, by path: quantized kernels as `HardTensor`, other parameters and batch statistics as arrays."""
     hard: dict[str, Any] = {}
     layers = {"/".join(map(str, p)): m for p, m in nnx.iter_modules(model) if isinstance(m, _Quantized)}
     for path, value in kernels(model).items():
         owner, _, name = path.rpartition("/")
-        if "/levels/" in f"/{path}" and path.split("/levels/")[0] in layers:
+        if "/levels/" in f"/{path}" and f"/{path}".rsplit("/levels/", 1)[0].lstrip("/") in layers:
             continue
         hard[path] = layers[owner].harden() if owner in layers and name == "kernel" else value
-    return hard
+    statistics = nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
+    return hard | {"/".join(map(str, path)): value[...] for path, value in statistics}
+
+
+def functional(model: nnx.Module) -> Callable[[Mapping[str, Any], Any], Any]:
+    """forward(arrays by path, x): the network without its quantizers, in evaluation, as a pure function.
+
+    The arrays are those of `harden(model)` or of its file, dense (`packed.dense`); what they lack is as in `model`.
+
+    Raises:
+      ValueError: by forward, if an array has a name that the model does not know, or another shape than there.
+    """
+    plain = _float_copy(model)
+    graphdef, state = nnx.split(plain)
+    leaves = nnx.to_flat_state(state)
+    shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in leaves if hasattr(leaf, "shape")}
+    shared = set(kernels(plain)) - set(shapes)  # second names of layers that occur twice
+
+    def forward(arrays: Mapping[str, Any], x: Any) -> Any:
+        for name, array in arrays.items():
+            if name not in shared and shapes.get(name) != array.shape:
+                have = shapes.get(name, f"no such name, but {', '.join(shapes)}")
+                raise ValueError(f"an array {name!r} of shape {array.shape}: the model has {have}")
+        named = [(path, "/".join(map(str, path)), leaf) for path, leaf in leaves]
+        given = [(path, leaf.replace(arrays[name]) if name in arrays else leaf) for path, name, leaf in named]
+        network = nnx.merge(graphdef, nnx.from_flat_state(given))
+        return nnx.view(network, use_running_average=True, deterministic=True, raise_if_not_found=False)(x)
+
+    return forward
+
+
+def _float_copy(model: nnx.Module) -> nnx.Module:
+    """A copy with the Flax layers in the place of ours: the inverse of `quantize`."""
+    model = nnx.clone(model)
+    modules = {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+    for path, module in modules.items():
+        if not isinstance(module, _Quantized):
+            continue
+        plain: Any = object.__new__(nnx.Linear if isinstance(module, nnx.Linear) else nnx.Conv)
+        vars(plain).update({name: value for name, value in vars(module).items() if name not in _ADDED})
+        if not path:
+            return plain
+        parent, _, attribute = path.rpartition("/")
+        _set_child(modules[parent], attribute, plain)
+    return model

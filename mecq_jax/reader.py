@@ -290,7 +290,8 @@ def main(argv: Sequence[str]) -> int:
         how = f"{8 * t.dtype.itemsize} bits" if isinstance(t, np.ndarray) else f"{t.bits} bits"
         if isinstance(t, QuantizedTensor):
             how += f", {t.levels.shape[1]} levels, {canonical(t.granularity)}"
-        print(f"{name:40} {'x'.join(map(str, t.shape)) or 'scalar':16} {t.dtype!s:10} {how}")
+        shown = name if name.isprintable() else repr(name)
+        print(f"{shown:40} {'x'.join(map(str, t.shape)) or 'scalar':16} {t.dtype!s:10} {how}")
     print(f"{len(tensors)} tensors, checksum verified")
     return 0
 

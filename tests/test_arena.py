@@ -17,7 +17,7 @@ from experiments.arena import protocol, recipe
 from experiments.arena.methods import METHODS
 from experiments.arena.protocol import Arena, Clock, Paused, run, tune
 from experiments.arena.qwix_task import ADVICE, qwix_task
-from experiments.arena.table import table
+from experiments.arena.table import summary, table
 from experiments.arena.team import TRACED, Member, Team
 from experiments.classify import make_task
 from experiments.config import Config
@@ -92,14 +92,17 @@ def test_the_protocol_tunes_repeats_and_goes_on(tmp_path):
 def test_the_recipe_is_varied_one_change_at_a_time(tmp_path, monkeypatch):
     arena = Arena(config=dataclasses.replace(CONFIG, soft_epochs=1), learning_rates=(2e-3,), methods=(), seeds=2)
     every = recipe.variations(2)
-    for fields in every.values():
-        dataclasses.replace(arena.config, **{**recipe.BASE, **fields})
-    assert every["no hard phase"] == {"soft_epochs": 2, "hard_epochs": 0}
+    for change in every.values():
+        for fields in (*change.before, change.fields):
+            dataclasses.replace(arena.config, **{**recipe.BASE, **fields})
+    assert every["no hard phase"].fields == {"soft_epochs": 2, "hard_epochs": 0}
     few = {name: every[name] for name in ("the recipe", "no hard phase")}
+    few["after rounding"] = recipe.Change(before=[{"method": "ste", "soft_epochs": 1, "hard_epochs": 0}])
     monkeypatch.setattr(recipe, "variations", lambda epochs: few)
     said: list[str] = []
-    first, second = recipe.run(arena, tmp_path, said.append)
-    assert len(said) == 4 and len(recipe.run(arena, tmp_path, said.append)) == 2 and len(said) == 4
+    first, second, third = recipe.run(arena, tmp_path, said.append)
+    assert len(said) == 5 and len(recipe.run(arena, tmp_path, said.append)) == 3 and len(said) == 5
+    assert third["loss"] != first["loss"], "it began from other weights"
     assert first["loss"] != first["soft_end"]["hard"]["loss"], "the hard phase trains"
     assert second["loss"] == second["soft_end"]["hard"]["loss"], "there is none"
     text = (tmp_path / "recipe" / "table.md").read_text()
@@ -115,6 +118,9 @@ def test_the_table_pairs_seeds():
     first, second = table(rows).splitlines()[2:]
     assert first == "| 4 | mec | 80.00 ± 7.07 | 90.00 ± 0.00 |  | 85.7 | 10.00 |  |"
     assert second == "| 4 | ste | 76.50 ± 7.78 | 90.00 ± 0.00 | 3.50 ± 0.71 | 75.7 | 10.00 |  |"
+    rows += [{**rows[0], "method": "qwix", "last": [0.99, 0.99]}, {**rows[1], "k": 2}, {**rows[0], "k": 2}]
+    assert summary(rows).splitlines()[2:] == [
+        "| mec | 80.00 ± 7.07 | 80.00 ± 7.07 |", "| ste | 76.50 ± 7.78 | 76.50 ± 7.78 |", "| qwix |  | 99.00 ± 0.00 |"]
 
 
 def test_tuning_sees_no_test_image(task, tmp_path):

@@ -14,6 +14,7 @@ ORDER = [
     "reader", "grouping", "packing", "codebook", "streaming", "semidual", "starts", "newton", "transport", "assignment",
     "quantizer", "mec", "rounding", "uniform", "nonuniform", "annealed", "catalog",
     "rules", "tree", "layers", "losses", "training", "hardening", "artifact", "report",
+    "packed", "onnx_graph", "onnx_trace", "onnx_ops", "export", "cli",
 ]  # fmt: skip
 PACKAGE = Path(mecq_jax.__file__).parent
 

@@ -24,7 +24,7 @@ import numpy as np
 from experiments import data
 from experiments.arena.methods import CONTINUED, METHODS, Numbers
 from experiments.arena.qwix_task import ADVICE, qwix_task
-from experiments.arena.table import table
+from experiments.arena.table import summary, table
 from experiments.arena.team import Member, Team
 from experiments.classify import Task, make_task
 from experiments.config import Config
@@ -188,15 +188,16 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
         began = time.perf_counter()
         row: Row = {"key": f"{name} {k}", "k": k, "method": name, "float": start}
         row |= one_row(arena, task, held, members, k, name, clock, store)
-        keep(kept, row, began, table)
+        keep(kept, row, began, {"table.md": table, "summary.md": summary})
         say(f"{row['key']}: {100 * np.mean(row['last']):.2f} ({kept.rows[-1]['seconds']:.0f} s)")
     return kept.rows
 
 
-def keep(kept: Rows, row: Row, began: float, show: Callable[[Sequence[Row]], str]) -> None:
-    """Add a finished row with its seconds, write the table `show`, and drop what was kept for the row's making."""
+def keep(kept: Rows, row: Row, began: float, pages: Mapping[str, Callable[[Sequence[Row]], str]]) -> None:
+    """Add a finished row with its seconds, write the pages by name, and drop what was kept for the row's making."""
     kept.add([row | {"seconds": time.perf_counter() - began}])
-    atomic_write_text(kept.folder / "table.md", show(kept.rows))
+    for name, show in pages.items():
+        atomic_write_text(kept.folder / name, show(kept.rows))
     shutil.rmtree(kept.folder / "checkpoints", ignore_errors=True)
 
 

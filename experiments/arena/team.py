@@ -28,8 +28,8 @@ from experiments.classify import Task
 from experiments.config import Config
 from experiments.recipe import float_trainer, phases, quantized_trainer
 from experiments.runfolder import atomic_write_text
-from mecq_jax import rules, tree
-from mecq_jax.rules import Plan
+from mecq_jax import tree
+from mecq_jax.rules import Plan, Rule, default_rules
 from mecq_jax.training import Trainer, TrainState
 
 # Fields of a config in which the members of a team may differ: numbers that only enter the step's arithmetic.
@@ -53,8 +53,10 @@ class Team:
     """The members' stacked state and the jitted functions over it."""
 
     def __init__(self, task: Task, config: Config, members: Sequence[Member], *, quantized: bool = True,
-                 together: bool | None = None):
-        """config: of all members, in which `TRACED` are defaults; quantized: False trains the float weights on."""
+                 together: bool | None = None, rules: Sequence[Rule] | None = None):
+        """config: of all members, in which `TRACED` are defaults; quantized: False trains the float weights on;
+        rules: of the quantized layers (None: the config's quantizer in all but the first and the last)."""
+        self.rules = default_rules(config.quantizer(), task.order) if rules is None else rules
         self.task, self.config, self.plan = task, config, Plan({}, {})
         self.together = jax.default_backend() != "cpu" if together is None else together
         self.images, self.labels = jnp.asarray(task.dataset.train_images), jnp.asarray(task.dataset.train_labels)
@@ -92,10 +94,7 @@ class Team:
     def _start(self, member: Member) -> TrainState:
         quant, quant_state = {}, {}  # type: ignore[var-annotated]
         if self.phases[0] != "float":
-            quantizer = self.config.quantizer()
-            self.plan, quant, quant_state = tree.quantize_tree(
-                member.params, rules.default_rules(quantizer, self.task.order)
-            )
+            self.plan, quant, quant_state = tree.quantize_tree(member.params, self.rules)
         trainer = self._trainer({name: float(getattr(self.config, name)) for name in TRACED} | dict(member.numbers))
         key = jax.random.key(member.seed)
         return trainer.init(member.params, quant, quant_state, member.model_state, key)

@@ -1,16 +1,16 @@
 """Interleaved timing, memory of executables and of the process; rows on disk, from which a stopped one goes on."""
 
 import argparse
+import contextlib
 import ctypes
 import dataclasses
 import functools
 import gc
-import math
 import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from experiments.rows import Row, Rows
 from experiments.runfolder import atomic_write_text
 
+SLOW = 60.0  # seconds after which a call is not repeated
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 
 
@@ -28,7 +29,7 @@ class Compiled:
     """A function compiled for its arguments, and what its first call told.
 
     call: runs it once more; first: seconds of the first call; temporaries: bytes by the executable's own account;
-    resident: bytes by which the process's resident memory rose at most in the first call, arguments excluded, results
+    resident: bytes by which the process's resident memory rose at most in a call, arguments excluded, results
     included (nan where Linux does not tell, or the work is done on an accelerator); read: what was read in its result.
     """
 
@@ -53,32 +54,45 @@ def compiled(
     executable = jax.jit(f).lower(*args).compile()
     memory = executable.memory_analysis()
     temporaries = float(memory.temp_size_in_bytes) if memory is not None else float("nan")
-    before = _resident("VmRSS") if _forget_peak() else float("nan")
     start = time.perf_counter()
-    result = jax.block_until_ready(executable(*args))
+    result, resident = _resident_rise(lambda: executable(*args))
     first = time.perf_counter() - start
-    resident = before if math.isnan(before) else _resident("VmHWM") - before
+    kept, args = read(result), args if feed is None else feed(result)
+    del result
+    if first < SLOW:  # below some 32 MiB an array may lie in pages that the process had, unless glibc maps them all
+        with _mapping(max(x.nbytes for x in jax.tree.leaves(args) if hasattr(x, "nbytes")) // 2):
+            resident = _resident_rise(lambda: executable(*args))[1]
 
     def call() -> None:
         nonlocal args
         again = jax.block_until_ready(executable(*args))
         args = args if feed is None else feed(again)
 
-    kept, args = read(result), args if feed is None else feed(result)
     return Compiled(call=call, first=first, temporaries=temporaries, resident=resident, read=kept)
 
 
-def _forget_peak() -> bool:
-    """Give freed memory back to the system and begin the process's peak anew; whether that can be done here."""
-    if jax.default_backend() != "cpu":
-        return False
+def _resident_rise(call: Callable[[], Any]) -> tuple[Any, float]:
+    """The call's result, and the bytes by which the process's resident memory rose at most; nan where none tells."""
+    if jax.default_backend() != "cpu" or not Path("/proc/self/clear_refs").exists():
+        return jax.block_until_ready(call()), float("nan")
     gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return False
-    return True
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
+    before = _resident("VmRSS")
+    result = jax.block_until_ready(call())
+    return result, _resident("VmHWM") - before
+
+
+@contextlib.contextmanager
+def _mapping(size: int) -> Iterator[None]:
+    """glibc maps arrays above `size` bytes in pages of their own, given back when freed; then only the largest."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)
+    trim, mmap = -1, -3
+    mallopt(mmap, size)
+    yield
+    # Where glibc's own adjustment ends up after a while, so that timed calls use their pages again.
+    mallopt(mmap, 2**25)
+    mallopt(trim, 2**26)
 
 
 def _resident(field: str) -> float:
@@ -87,7 +101,7 @@ def _resident(field: str) -> float:
     return 1024 * float(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def seconds(work: Mapping[str, Compiled], repeats: int, budget: float = 60.0) -> dict[str, float]:
+def seconds(work: Mapping[str, Compiled], repeats: int, budget: float = SLOW) -> dict[str, float]:
     """Median seconds of each call, one after the other in every round, so that all see the same machine.
 
     Each round begins with another call, since the one that follows a call of large memory pays for its pages. A call

@@ -27,7 +27,7 @@ from flax import nnx
 
 from experiments import outside
 from experiments.benchmarks import measure
-from experiments.models import build
+from experiments.models import TransformerBlock, build
 from experiments.rows import Row
 from mecq_jax import LSQ, MEC, STE, Newton, Ott, Rule, Sinkhorn, Trainer, quantize_tree
 from mecq_jax.annealed import DKM
@@ -54,25 +54,12 @@ METHODS: dict[str, Quantizer | None] = {
 QWIX = "qwix qat"
 
 
-class Block(nnx.Module):
-    """Pre-norm transformer block."""
-
-    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
-        self.norm1, self.norm2 = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(width, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
-        self.up, self.down = nnx.Linear(width, 4 * width, rngs=rngs), nnx.Linear(4 * width, width, rngs=rngs)
-
-    def __call__(self, x):
-        x = x + self.attention(self.norm1(x))
-        return x + self.down(nnx.gelu(self.up(self.norm2(x))))
-
-
 class Stack(nnx.Module):
     """Blocks between a linear embedding of each token and a linear head on their mean."""
 
     def __init__(self, inputs: int, width: int, heads: int, depth: int, rngs: nnx.Rngs):
         self.embed = nnx.Linear(inputs, width, rngs=rngs)
-        self.blocks = nnx.List([Block(width, heads, rngs) for _ in range(depth)])
+        self.blocks = nnx.List([TransformerBlock(width, heads, rngs) for _ in range(depth)])
         self.head = nnx.Linear(width, 10, rngs=rngs)
 
     def __call__(self, x):

@@ -1,0 +1,173 @@
+"""Packed networks in other runtimes:  python -m experiments.portability [--tiny --out DIR]
+
+{digits CNN, ResNet-8, ViT-Tiny, MLP, depthwise-separable CNN} x {1 bit, ternary, 2, 3, 4 bits} x {per tensor, per
+channel}, each trained in float for a few epochs on scikit-learn's digits, quantized by transport without training on,
+packed, exported, and run on all 359 test images in
+
+reader        the NumPy reader's weights in JAX: the same logits, bit for bit
+stablehlo     StableHLO in a process that has jax alone: the same logits as JAX's compiled ones, bit for bit
+onnxruntime   ONNX: the same classes, logits within 1e-5 of the largest one
+openvino      the same file with float32 arithmetic; left out where it is not installed
+
+A row is kept as it comes in experiments/results/portability; the same command goes on where it stopped.
+"""
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.classify import Task, make_task
+from experiments.config import Config
+from experiments.exporting import forward_of
+from experiments.outside import installed
+from experiments.rows import Row, Rows
+from experiments.run import run
+from experiments.runfolder import atomic_write_text
+from mecq_jax import artifact, export, packed, reader
+from mecq_jax.onnx_graph import packed_bytes
+from mecq_jax.packing import HardTensor
+
+RESULTS = Path(__file__).resolve().parent / "results" / "portability"
+MODELS = {
+    "digits CNN": Config(model="cnn", width=16, float_epochs=6),
+    "ResNet-8": Config(model="resnet8", width=16, float_epochs=3),
+    "ViT-Tiny": Config(model="vit_tiny", width=192, float_epochs=3, float_learning_rate=3e-4),
+    "MLP": Config(model="mlp", width=128, float_epochs=10),
+    "separable CNN": Config(model="separable", width=16, float_epochs=6),
+}
+LEVELS = {2: "1", 3: "ternary", 4: "2", 8: "3", 16: "4"}
+ALONE = """
+import sys, numpy as np
+from jax import export
+x = np.load("x.npy")
+for name in sys.argv[1:]:
+    np.save(name + ".npy", export.deserialize(bytearray(open(name, "rb").read())).call(x))
+sys.exit("mecq_jax" in sys.modules or "flax" in sys.modules)
+"""
+COLUMNS = ("network", "bits", "groups", "float, bytes", "packed file", "ONNX", "StableHLO", "bits a weight in ONNX",
+           "top-1, %", "reader", "stablehlo", "onnxruntime", "openvino")  # fmt: skip
+
+
+def by_onnxruntime(path: Path, x: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": x})[0]
+
+
+def by_openvino(path: Path, x: np.ndarray) -> np.ndarray:
+    import openvino
+
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compiled(x)[0]
+
+
+RUNTIMES: dict[str, Callable[[Path, np.ndarray], np.ndarray]] = {"onnxruntime": by_onnxruntime, "openvino": by_openvino}
+
+
+def difference(found: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> float:
+    """The largest relative difference of the logits; an error if it is too large or an image changes its class."""
+    changed = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
+    if changed:
+        raise export.MismatchError(f"{what}: {changed} of {len(expected)} images fall into another class")
+    return export.compare(found, expected, tolerance, what)
+
+
+def one_network(name: str, config: Config, levels: Sequence[int], folder: Path) -> list[Row]:
+    """Rows of a network at every number of levels, per tensor and per channel."""
+    base = dataclasses.replace(config, seed=0, soft_epochs=0, hard_epochs=0)
+    task = make_task(base)
+    x, forward = np.asarray(task.dataset.test_images), forward_of(task)
+    np.save(folder / "x.npy", x)
+    rows, logits, first = [], {}, None
+    for k in levels:
+        for groups in ("tensor", "channel"):
+            own = dataclasses.replace(base, k=k, groups=groups, float_run=first)
+            result = run(own, folder / f"{k} {groups}", task=task)
+            first = first or str(result.folder)
+            row, logits[row["key"]] = _exported(name, own, task, result.folder, forward, x)
+            rows.append(row)
+    files = [f"{row['k']} {row['groups']}/model.stablehlo" for row in rows]
+    subprocess.run([sys.executable, "-c", ALONE, *files], cwd=folder, check=True)
+    for row, file in zip(rows, files, strict=True):
+        row["stablehlo"] = difference(np.load(folder / f"{file}.npy"), logits[row["key"]], 0.0, f"{row['key']} alone")
+    return rows
+
+
+def _exported(name: str, config: Config, task: Task, folder: Path, forward: Any, x: np.ndarray) -> tuple[Row, Any]:
+    """A packed file's row, without StableHLO's in its own process, and the logits that JAX computes."""
+    path, key = folder / "model.safetensors", f"{name} {config.k} {config.groups}"
+    tensors = artifact.load(path)
+    device = packed.to_device(tensors)
+    logits = np.asarray(jax.jit(lambda x: forward(packed.dense(device), x))(x))
+    by_reader = jax.jit(forward)
+    row: Row = {"key": key, "network": name, "k": config.k, "groups": config.groups,
+                "float_bytes": sum(4 * int(np.prod(t.shape)) for t in tensors.values()),
+                "file_bytes": path.stat().st_size,
+                "onnx_bytes": export.onnx(folder / "model.onnx", forward, tensors, x),
+                "stablehlo_bytes": export.stablehlo(folder / "model.stablehlo", forward, tensors, x),
+                "accuracy": float(np.mean(logits.argmax(axis=1) == task.dataset.test_labels)),
+                "reader": difference(by_reader(reader.read_dense(path), x), logits, 0.0, f"{key} reader")}  # fmt: skip
+    row["onnx_bits"] = _onnx_bits(folder / "model.onnx", tensors)
+    for runtime, f in RUNTIMES.items():
+        if installed(runtime):
+            row[runtime] = difference(f(folder / "model.onnx", x), logits, export.TOLERANCE, f"{key} {runtime}")
+    return row, logits
+
+
+def _onnx_bits(path: Path, tensors: dict[str, Any]) -> float:
+    """Bits that a quantized weight's code takes in the file; an error if the codes take other bytes than they must."""
+    import onnx
+
+    hard = [t for t in tensors.values() if isinstance(t, HardTensor)]
+    stored = sum(len(t.raw_data) for t in onnx.load(path).graph.initializer if t.data_type == onnx.TensorProto.UINT8)
+    if stored != sum(map(packed_bytes, hard)):
+        raise export.MismatchError(f"{path} holds {stored} bytes of codes, not {sum(map(packed_bytes, hard))}")
+    return 8 * stored / sum(t.codes.size for t in hard)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    for r in rows:
+        sizes = [f"{r[f'{what}_bytes']:,}" for what in ("float", "file", "onnx", "stablehlo")]
+        found = [f"{r[name]:.0e}" if r.get(name) else "same bits" if name in r else "" for name in
+                 ("reader", "stablehlo", "onnxruntime", "openvino")]  # fmt: skip
+        cells = [r["network"], LEVELS[r["k"]], r["groups"], *sizes, f"{r['onnx_bits']:.3f}",
+                 f"{100 * r['accuracy']:.2f}", *found]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="small networks, two numbers of levels; needs --out")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    if options.tiny and options.out == RESULTS:
+        parser.error("--tiny: give a folder by --out, so that a try does not stand among the results")
+    kept = Rows(options.out)
+    for name, config in MODELS.items():
+        if any(row["network"] == name for row in kept.rows):
+            continue
+        small: dict[str, Any] = {"width": 12 if name == "ViT-Tiny" else 4, "float_epochs": 1, "train_size": 400}
+        own = dataclasses.replace(config, **(small if options.tiny else {}))
+        with tempfile.TemporaryDirectory() as folder:
+            kept.add(one_network(name, own, [4, 8] if options.tiny else list(LEVELS), Path(folder)))
+        atomic_write_text(kept.folder / "table.md", table(kept.rows))
+        print(f"{name}: done", flush=True)
+    print(table(kept.rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""From a packed network to files that other runtimes run: ONNX and StableHLO, each run and compared as it is written.
+
+    tensors = artifact.load("model.safetensors")              # {path: HardTensor or array}
+    export.onnx("model.onnx", forward, tensors, x)            # forward(arrays by path, x) -> array, pure JAX
+    export.stablehlo("model.stablehlo", forward, tensors, x)
+
+The weights stay packed in both: 1, 2, 3 or 4 bits each. Of ONNX, opset 13 and IR 8 are used, which runtimes have known
+since 2021; `onnx_graph` says how weights are unpacked. The writer is our own and small: what there is to trace JAX with
+asks for newer opsets, and for versions of other packages that ours cannot be installed with.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+from jaxtyping import Array
+
+from mecq_jax import packed
+from mecq_jax.artifact import PRODUCER, _write
+from mecq_jax.onnx_graph import SYMBOL, Graph, weights
+from mecq_jax.packing import HardTensor
+
+Forward = Callable[[Mapping[str, Any], Array], Array]
+TOLERANCE = 1e-5
+
+
+class MismatchError(RuntimeError):
+    """The file was run and does not compute what JAX computes."""
+
+
+def onnx_model(forward: Forward, tensors: Mapping[str, Any], x: Any, *, dynamic_batch: bool = True) -> Any:
+    """The ModelProto of `forward`; arguments as for `onnx`."""
+    from mecq_jax import onnx_ops  # noqa: F401 (registers the rules)
+    from mecq_jax.onnx_trace import Trace, Value
+
+    x = np.asarray(jnp.asarray(x))  # of the type that JAX computes with
+    hard = {name: t for name, t in tensors.items() if isinstance(t, HardTensor)}
+    plain = {name: jnp.asarray(t) for name, t in tensors.items() if name not in hard}
+    shape, batch = x.shape, None
+    if dynamic_batch:
+        (batch,) = jax_export.symbolic_shape(SYMBOL)
+        shape = (batch, *x.shape[1:])
+    shapes = {name: jax.ShapeDtypeStruct(t.shape, t.dtype) for name, t in hard.items()}
+    traced = jax.make_jaxpr(lambda hard, x: forward({**plain, **hard}, x))(shapes, jax.ShapeDtypeStruct(shape, x.dtype))
+    graph = Graph()
+    trace = Trace(graph, batch, "input")
+    unpacked = [Value(t.shape, t.shape, np.dtype(t.dtype), name=weights(graph, t)) for _, t in sorted(hard.items())]
+    given = Value(shape, shape, x.dtype, name="input")
+    (out,) = trace.run(traced.jaxpr, traced.consts, [*unpacked, given])
+    graph.nodes.append(graph.onnx.helper.make_node("Identity", [trace.full(out)], ["output"]))
+    notes = {"producer": PRODUCER, "bits": str(sorted({t.bits for t in hard.values()}))}
+    return graph.model([_declared("input", given, batch)], [_declared("output", out, batch)], notes)
+
+
+def _declared(name: str, value: Any, batch: Any) -> tuple[str, list[int | str | None], np.dtype]:
+    """(name, shape with the batch by its name and what depends on it otherwise as None, type)."""
+    return name, [d if isinstance(d, int) else SYMBOL if d == batch else None for d in value.shape], value.dtype
+
+
+def onnx(
+    path: str | os.PathLike,
+    forward: Forward,
+    tensors: Mapping[str, Any],
+    x: Any,
+    *,
+    dynamic_batch: bool = True,
+    tolerance: float = TOLERANCE,
+) -> int:
+    """Write the network as an ONNX file, having run it in ONNX Runtime, and return the bytes on disk.
+
+    Args:
+      path: where to write; the file appears whole or not at all.
+      forward: (arrays by path, x) -> one array, as JAX computes it in float32.
+      tensors: `HardTensor`s, which stay packed, and arrays by path.
+      x: real inputs, [b, ...], on which the file is compared with JAX.
+      dynamic_batch: whether the file takes any number of inputs (True) or as many as `x` has.
+      tolerance: largest |difference| allowed, relative to the largest |output|; 0 asks for equal numbers.
+
+    Raises:
+      UnsupportedError: where the model uses what ONNX files of this kind cannot say.
+      MismatchError: if ONNX Runtime computes something else; nothing is written.
+    """
+    import onnxruntime
+
+    data = onnx_model(forward, tensors, x, dynamic_batch=dynamic_batch).SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"input": np.asarray(jnp.asarray(x))})
+    compare(found, forward(packed.dense(packed.to_device(tensors)), jnp.asarray(x)), tolerance, "ONNX Runtime")
+    _write(Path(path), data)
+    return len(data)
+
+
+def stablehlo(
+    path: str | os.PathLike,
+    forward: Forward,
+    tensors: Mapping[str, Any],
+    x: Any,
+    *,
+    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu"),
+    tolerance: float = 0.0,
+) -> int:
+    """Write the network as serialized StableHLO, having run it, and return the bytes on disk.
+
+    `jax.export.deserialize(bytearray(bytes)).call(x)` runs it where there is jax alone. The weights are packed uint8
+    constants; the number of inputs is free.
+
+    Args:
+      path, forward, tensors, x, tolerance: as for `onnx`.
+      platforms: those that the file is to run on.
+    """
+    device = packed.to_device(tensors)
+    (batch,) = jax_export.symbolic_shape(SYMBOL)
+    x = jnp.asarray(x)
+
+    def run(x):
+        return forward(packed.dense(device), x)
+
+    inputs = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    exported = jax_export.export(jax.jit(run), platforms=platforms)(inputs)
+    data = bytes(exported.serialize())
+    compare(jax_export.deserialize(bytearray(data)).call(x), jax.jit(run)(x), tolerance, "StableHLO")
+    _write(Path(path), data)
+    return len(data)
+
+
+def compare(found: Any, expected: Any, tolerance: float, where: str) -> float:
+    """max |found - expected| / max |expected|, or a MismatchError where that is above `tolerance`.
+
+    Infinities and NaNs must stand where they are expected; the scale is the largest finite number.
+    """
+    found, expected = np.asarray(found), np.asarray(expected)
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        raise MismatchError(
+            f"{where} gives {found.dtype} {list(found.shape)}, JAX {expected.dtype} {list(expected.shape)}"
+        )
+    if not expected.size:
+        raise MismatchError("there was nothing to compare; give inputs")
+    same = (found == expected) | ((found != found) & (expected != expected))
+    finite = np.abs(expected[np.isfinite(expected)].astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(same, 0.0, np.abs(found.astype(np.float64) - expected.astype(np.float64)))
+    difference = float(apart.max()) / (float(finite.max(initial=0.0)) or 1.0)
+    if not difference <= tolerance:
+        raise MismatchError(
+            f"{where} differs from JAX by {difference:.1e} of the largest output, more than tolerance = {tolerance:g}; "
+            "nothing was written: report it with the model, or allow more if the network is known to be that sensitive"
+        )
+    return difference

@@ -1,0 +1,108 @@
+"""The command line: what it says and how it ends."""
+
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mecq_jax import artifact, cli
+from mecq_jax.grouping import PerTensor
+from mecq_jax.packing import HardTensor
+
+pytestmark = pytest.mark.fast
+
+
+def network(extra):
+    """What --model names here: a dense layer, and inputs."""
+    return lambda arrays, x: jnp.tanh(x @ arrays["w"] * extra["scale"]), np.eye(6, 8, dtype=np.float32)
+
+
+@pytest.fixture
+def file(tmp_path, rng):
+    tensor = HardTensor(rng.integers(0, 4, (1, 40), dtype=np.uint8), rng.normal(size=(1, 4)).astype(np.float32),
+                        (8, 5), PerTensor())  # fmt: skip
+    artifact.save(tmp_path / "m.safetensors", {"w": tensor, "b": np.zeros(5, np.float32)}, extra={"scale": 0.5})
+    return tmp_path / "m.safetensors"
+
+
+def test_inspect_and_verify(file, capsys):
+    assert cli.main(["inspect", str(file)]) == 0
+    out = capsys.readouterr().out
+    # 40 codes of 2 bits and 4 levels of 4 bytes: 26 bytes, 5.2 bits a weight.
+    assert "8x5" in out and " 26 " in out and "40 quantized weights at 5.200 bits, levels" in out
+    assert f"{file.stat().st_size:,} bytes on disk; in float32 180" in out
+    assert cli.main(["verify", str(file)]) == 0
+    assert "all 45 numbers alike" in capsys.readouterr().out
+
+
+def test_verify_knows_what_jax_does_not_hold(tmp_path, rng, capsys):
+    tensors = {name: HardTensor(rng.integers(0, 4, (1, 40), dtype=np.uint8), rng.normal(size=(1, 4)).astype(np.float32),
+                                (8, 5), PerTensor(), name) for name in ("bfloat16", "float16", "float64")}  # fmt: skip
+    artifact.save(tmp_path / "m", {**tensors, "a": np.float64(0.1), "b": np.array([2**40, -1]), "c": np.array([True])})
+    assert cli.main(["verify", str(tmp_path / "m")]) == 0, capsys.readouterr().err
+
+
+def test_names_do_not_steer_the_terminal(tmp_path, capsys):
+    artifact.save(tmp_path / "m", {"a\x1b[2Jb": np.zeros(2, np.float32)})
+    assert cli.main(["inspect", str(tmp_path / "m")]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_damaged_file_is_said_to_be_and_the_status_is_1(file, tmp_path, capsys):
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    for command in ("inspect", "verify"):
+        assert cli.main([command, str(file)]) == 1
+        assert "checksum mismatch" in capsys.readouterr().err
+    assert cli.main(["verify", str(tmp_path / "absent")]) == 1
+    assert "check the path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", cli.FORMATS)
+def test_export_and_run(file, to, tmp_path, capsys):
+    out = tmp_path / f"m.{to}"
+    assert cli.main(["export", str(file), "--to", to, "-o", str(out), "--model", f"{__name__}:network"]) == 0
+    assert f"{out.stat().st_size:,} bytes; it was run on 6 inputs" in capsys.readouterr().out
+    if to == "onnx":
+        x = np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)
+        np.save(tmp_path / "x.npy", x)
+        arguments = ["run", str(out), "--input", str(tmp_path / "x.npy")]
+        assert cli.main([*arguments, "-o", str(tmp_path / "y.npy")]) == 0
+        dense = artifact.load(file)["w"].dense()
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), np.tanh(x @ dense * 0.5), rtol=1e-5, atol=1e-6)
+        assert cli.main(arguments) == 0
+        for wrong, message in ((x[:, :4], "float32 [3, 4]"), (x.astype(np.float64), "float64 [3, 8]")):
+            np.save(tmp_path / "x.npy", wrong)
+            capsys.readouterr()
+            assert cli.main(arguments) == 2
+            assert f"holds {message}" in capsys.readouterr().err
+        np.savez(tmp_path / "x.npz", x=x)
+        assert cli.main([*arguments[:-1], str(tmp_path / "x.npz")]) == 2
+        np.save(tmp_path / "x.npy", x)
+        out.write_bytes(out.read_bytes()[:100])
+        assert cli.main(arguments) == 1
+        assert "is not an ONNX file" in capsys.readouterr().err
+
+
+def test_the_command_at_fault_is_status_2(file, tmp_path, capsys):
+    def export(model):
+        return cli.main(["export", str(file), "--to", "onnx", "-o", str(tmp_path / "m.onnx"), "--model", model])
+
+    for model, message in (("no_such_module:f", "No module named"), (f"{__name__}:absent", "has no attribute"),
+                           ("words", "write package.module:function"), (".x:f", "write package")):  # fmt: skip
+        assert export(model) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        cli.main(["export", str(file)])
+    assert end.value.code == 2
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_it_is_a_program(file):
+    done = subprocess.run([sys.executable, "-m", "mecq_jax.cli", "verify", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0 and "alike" in done.stdout, done.stderr
+    help_text = subprocess.run([sys.executable, "-m", "mecq_jax.cli", "--help"], capture_output=True, text=True).stdout
+    assert all(command in help_text for command in ("inspect", "verify", "export", "run"))
