@@ -1,6 +1,6 @@
 """Solvers side by side: value and gradient of the soft weights at epsilon = 0.01 var(w), to a marginal error of 1e-6.
 
-python -m experiments.benchmarks.solver [--tiny --out DIR]     about 6 minutes on two cores; goes on where it stopped
+python -m experiments.benchmarks.solver [--tiny --out DIR]     about 45 minutes on two cores; goes on where it stopped
 
 newton          cold start, tolerance 1e-6, fused backward pass
 newton warm 1   one step from the solution, as in a training step with gradient='mirror'
