@@ -28,7 +28,7 @@ from experiments.classify import Task, make_task
 from experiments.config import Config
 from experiments.exporting import forward_of
 from experiments.outside import installed
-from experiments.rows import Row, Rows
+from experiments.rows import Row, Rows, markdown
 from experiments.run import run
 from experiments.runfolder import atomic_write_text
 from mecq_jax import artifact, export, packed, reader
@@ -138,15 +138,14 @@ def _onnx_bits(path: Path, tensors: dict[str, Any]) -> float:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    lines = []
     for r in rows:
         sizes = [f"{r[f'{what}_bytes']:,}" for what in ("float", "file", "onnx", "stablehlo")]
         found = [f"{r[name]:.0e}" if r.get(name) else "same bits" if name in r else "" for name in
                  ("reader", "stablehlo", "onnxruntime", "openvino")]  # fmt: skip
-        cells = [r["network"], LEVELS[r["k"]], r["groups"], *sizes, f"{r['onnx_bits']:.3f}",
-                 f"{100 * r['accuracy']:.2f}", *found]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([r["network"], LEVELS[r["k"]], r["groups"], *sizes, f"{r['onnx_bits']:.3f}",
+                 f"{100 * r['accuracy']:.2f}", *found])  # fmt: skip
+    return markdown(COLUMNS, lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,12 @@ import jax
 from experiments.runfolder import atomic_write_text, versions
 
 Row = dict[str, Any]
+
+
+def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]], rule: str = "---") -> str:
+    """A Markdown table of text; a line that is too short ends in empty cells."""
+    padded = [columns, [rule] * len(columns), *([*line, *[""] * (len(columns) - len(line))] for line in lines)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in padded)
 
 
 class Rows:

@@ -24,7 +24,7 @@ from experiments.arena.protocol import Arena, Clock, Say, float_members, keep, r
 from experiments.arena.table import percent
 from experiments.arena.team import Member, Team
 from experiments.classify import Task
-from experiments.rows import Row, Rows
+from experiments.rows import Row, Rows, markdown
 from mecq_jax import MEC
 from mecq_jax.rules import Rule
 
@@ -157,15 +157,14 @@ def _trained(
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown, least loss first; differences are means +- std over seeds, each from its float network."""
     recipe = next(row for row in rows if row["change"] == "the recipe")
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    lines = []
     for row in sorted(rows, key=lambda row: np.mean(row["loss"])):
         gains, costs = (np.subtract(row[name], recipe[name]) for name in ("accuracy", "loss"))
         cost = "" if row is recipe else _shown(costs)
         gain = "" if row is recipe else percent(gains.tolist())
         ends = [f"{np.mean(row['soft_end'][weights]['loss']):.4f}" for weights in ("soft", "hard")]
-        cells = [row["change"], percent(row["accuracy"]), gain, f"{np.mean(row['loss']):.4f}", cost, *ends]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([row["change"], percent(row["accuracy"]), gain, f"{np.mean(row['loss']):.4f}", cost, *ends])
+    return markdown(COLUMNS, lines)
 
 
 def _shown(differences: np.ndarray) -> str:

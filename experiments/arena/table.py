@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.rows import Row
+from experiments.rows import Row, markdown
 
 COLUMNS = ("k", "method", "last epoch", "best epoch", "below the first", "recovered, %", "soft to hard", "chosen")
 
@@ -18,17 +18,17 @@ def table(rows: Sequence[Row]) -> str:
     nearest of `ste`'s levels, not trained. Soft to hard is what taking each weight's most probable level cost at the
     end of the soft phase.
     """
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    lines = []
     for row in rows:
         if row["method"] == "float":
-            lines.append(_line("", "float, as all start from", percent(row["float"])))
+            lines.append(["", "float, as all start from", percent(row["float"])])
             trained = (percent(row["last"]), percent(row["best"]))
-            lines.append(_line("", "float, trained on", *trained, "", "", "", numbers(row["chosen"])))
+            lines.append(["", "float, trained on", *trained, "", "", "", numbers(row["chosen"])])
     for k in dict.fromkeys(row["k"] for row in rows if row["method"] != "float"):
         own = sorted((row for row in rows if row["k"] == k), key=lambda row: -np.mean(row["last"]))
         rounded = next((float(np.mean(row["untrained"])) for row in own if row["method"] == "ste"), None)
         lines += [_row(row, own[0], rounded) for row in own]
-    return "\n".join(lines) + "\n"
+    return markdown(COLUMNS, lines)
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -43,25 +43,19 @@ def summary(rows: Sequence[Row]) -> str:
     # A method that cannot do the fewest levels would look better for it.
     whole = [name for name in means if len(means[name]) == len(counts)]
     order = sorted(whole, key=lambda name: -np.mean(means[name])) + [name for name in means if name not in whole]
-    lines = ["| method | " + " | ".join(f"{k} levels" for k in counts) + " |", "|" + " --- |" * (1 + len(counts))]
-    for row in rows:
-        if row["method"] == "float":
-            lines.append(f"| float, trained on | {' | '.join([percent(row['last'])] * len(counts))} |")
-    lines += [f"| {name} | {' | '.join(cells.get((name, k), '') for k in counts)} |" for name in order]
-    return "\n".join(lines) + "\n"
+    shown = [percent(row["last"]) for row in rows if row["method"] == "float"]
+    lines = [["float, trained on", *[accuracy] * len(counts)] for accuracy in shown]
+    lines += [[name, *(cells.get((name, k), "") for k in counts)] for name in order]
+    return markdown(["method", *(f"{k} levels" for k in counts)], lines)
 
 
-def _row(row: Row, first: Row, rounded: float | None) -> str:
+def _row(row: Row, first: Row, rounded: float | None) -> list[str]:
     last, start = np.mean(row["last"]), np.mean(row["float"])
     behind = "" if row is first else percent(np.subtract(first["last"], row["last"]).tolist())
     recovered = "" if rounded is None else f"{100 * (last - rounded) / (start - rounded):.1f}"
     gap = f"{100 * (np.mean(row['soft_end']) - np.mean(row['soft_end_hard'])):.2f}" if "soft_end" in row else ""
     accuracies = (percent(row["last"]), percent(row["best"]))
-    return _line(str(row["k"]), row["method"], *accuracies, behind, recovered, gap, numbers(row["chosen"]))
-
-
-def _line(*cells: str) -> str:
-    return "| " + " | ".join([*cells, *[""] * (len(COLUMNS) - len(cells))]) + " |"
+    return [str(row["k"]), row["method"], *accuracies, behind, recovered, gap, numbers(row["chosen"])]
 
 
 def numbers(chosen: Mapping[str, float]) -> str:

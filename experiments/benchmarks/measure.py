@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.rows import Row, Rows
+from experiments.rows import Row, Rows, markdown
 from experiments.runfolder import atomic_write_text
 
 SLOW = 60.0  # seconds after which a call is not repeated
@@ -137,8 +137,7 @@ class Results(Rows):
     def table(self, columns: Mapping[str, Callable[[Row], str]]) -> str:
         """The rows of this device as Markdown, also written as table.md."""
         rows = [row for row in self.rows if row["device"] == self.device]
-        lines = [list(columns), ["---"] * len(columns), *([f(row) for f in columns.values()] for row in rows)]
-        text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        text = markdown(list(columns), ([f(row) for f in columns.values()] for row in rows))
         atomic_write_text(self.folder / "table.md", f"Device: {self.device}, {os.cpu_count()} cores.\n\n{text}")
         return text
 

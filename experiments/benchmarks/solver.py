@@ -10,7 +10,7 @@ ott momentum    the same with adaptive momentum from iteration 100
 copy bound      the bytes that must move (weights read in each pass, soft weights and gradient written) at copying speed
 
 The error is sum_j |b_j - m_j|, ott-jax's own measure, of each solver's potentials in float64. Memory is the
-executable's temporaries and, from the process, the most by which its resident memory rose in the first call (results
+executable's temporaries and, from the process, the most by which its resident memory rose in a call (results
 included). At n = 1e7 ott stands without momentum, and not at k = 16, where it would take 38 GB; at 1e8 newton stands
 alone. A call of over a minute is made once.
 """

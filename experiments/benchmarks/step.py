@@ -12,7 +12,7 @@ dkm                soft k-means with n x k attention, three iterations different
 Models: CIFAR ResNet-20 at batch 128, ViT-Tiny (patch 4 on 32 x 32) at batch 32, and a 50-million-parameter transformer
 stack at 4 x 256 tokens. Each step goes on from the last, as in training. Times are ratios to lsq's on the same model.
 Memory is the executable's temporaries and the arguments together, and, from the process, the most by which its
-resident memory rose in the first step (results included), both also as ratios to lsq's.
+resident memory rose in a step (results included), both also as ratios to lsq's.
 """
 
 from collections.abc import Callable

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from experiments.rows import markdown
 from experiments.runfolder import atomic_write_text, to_json, versions
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "studies"
@@ -30,12 +31,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        lines = [f"### {self.title}", "", _line(self.columns), _line(["---:"] * len(self.columns))]
-        return "\n".join([*lines, *map(_line, self.rows), ""])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+        return f"### {self.title}\n\n" + markdown(self.columns, self.rows, "---:")
 
 
 def significant(value: float | str | None, digits: int = 2) -> str:
