@@ -57,10 +57,7 @@ COLUMNS = ("network", "bits", "groups", "float, bytes", "packed file", "ONNX", "
 
 
 def by_onnxruntime(path: Path, x: np.ndarray) -> np.ndarray:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"input": x})[0]
+    return export.onnx_session(path.read_bytes()).run(None, {"input": x})[0]
 
 
 def by_openvino(path: Path, x: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def _encode(tensors: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
     return safetensors.numpy.save(arrays, {"mecq": text})
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write beside the target, flush to the disk, rename over it: readers see the old file or the new."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -117,7 +117,7 @@ def save(
       ValueError: before anything is written, if a path, a dtype or `extra` cannot be stored.
     """
     data = _encode(tensors, {} if extra is None else extra)
-    _write(Path(path), data)
+    write_whole(Path(path), data)
     return len(data)
 
 

@@ -106,12 +106,14 @@ def export_file(path: Path, to: str, out: Path, model: str, inputs: Path | None)
 
 def run_onnx(path: Path, inputs: Path, out: Path | None) -> str:
     """ONNX Runtime's answer to the inputs."""
-    import onnxruntime
+    from mecq_jax import export
 
     x = load_array(inputs)
     data = path.read_bytes()
     try:
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        session = export.onnx_session(data)
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # ONNX Runtime's own exceptions have no common class but this
         raise ValueError(f"{path} is not an ONNX file that ONNX Runtime runs: {error}") from error
     wanted = session.get_inputs()[0]

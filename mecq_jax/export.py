@@ -20,9 +20,13 @@ import numpy as np
 from jax import export as jax_export
 from jaxtyping import Array
 
-from mecq_jax import packed
-from mecq_jax.artifact import PRODUCER, _write
+from mecq_jax import (
+    onnx_ops,  # noqa: F401 (registers the rules of primitives)
+    packed,
+)
+from mecq_jax.artifact import PRODUCER, write_whole
 from mecq_jax.onnx_graph import SYMBOL, Graph, weights
+from mecq_jax.onnx_trace import Trace, Value
 from mecq_jax.packing import HardTensor
 
 Forward = Callable[[Mapping[str, Any], Array], Array]
@@ -35,9 +39,6 @@ class MismatchError(RuntimeError):
 
 def onnx_model(forward: Forward, tensors: Mapping[str, Any], x: Any, *, dynamic_batch: bool = True) -> Any:
     """The ModelProto of `forward`; arguments as for `onnx`."""
-    from mecq_jax import onnx_ops  # noqa: F401 (registers the rules)
-    from mecq_jax.onnx_trace import Trace, Value
-
     x = np.asarray(jnp.asarray(x))  # of the type that JAX computes with
     hard = {name: t for name, t in tensors.items() if isinstance(t, HardTensor)}
     plain = {name: jnp.asarray(t) for name, t in tensors.items() if name not in hard}
@@ -85,14 +86,19 @@ def onnx(
       UnsupportedError: where the model uses what ONNX files of this kind cannot say.
       MismatchError: if ONNX Runtime computes something else; nothing is written.
     """
-    import onnxruntime
-
+    x = jnp.asarray(x)
     data = onnx_model(forward, tensors, x, dynamic_batch=dynamic_batch).SerializeToString()
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"input": np.asarray(jnp.asarray(x))})
-    compare(found, forward(packed.dense(packed.to_device(tensors)), jnp.asarray(x)), tolerance, "ONNX Runtime")
-    _write(Path(path), data)
+    (found,) = onnx_session(data).run(None, {"input": np.asarray(x)})
+    compare(found, forward(packed.dense(packed.to_device(tensors)), x), tolerance, "ONNX Runtime")
+    write_whole(Path(path), data)
     return len(data)
+
+
+def onnx_session(data: bytes) -> Any:
+    """ONNX Runtime's session of a serialized model, on the CPU."""
+    import onnxruntime  # an extra
+
+    return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
 
 
 def stablehlo(
@@ -124,7 +130,7 @@ def stablehlo(
     exported = jax_export.export(jax.jit(run), platforms=platforms)(inputs)
     data = bytes(exported.serialize())
     compare(jax_export.deserialize(bytearray(data)).call(x), jax.jit(run)(x), tolerance, "StableHLO")
-    _write(Path(path), data)
+    write_whole(Path(path), data)
     return len(data)
 
 

@@ -125,6 +125,15 @@ class QuantConv(_Quantized, nnx.Conv):
 _QUANTIZED: dict[Any, Any] = {nnx.Linear: QuantDense, nnx.Conv: QuantConv}
 
 
+def _name(path: Sequence[Any]) -> str:
+    return "/".join(map(str, path))
+
+
+def _modules(model: nnx.Module) -> dict[str, Any]:
+    """Every module by path, '' the model itself."""
+    return {_name(path): module for path, module in nnx.iter_modules(model)}
+
+
 def _quantized_layers(model: nnx.Module) -> list[_Quantized]:
     return [module for _, module in nnx.iter_modules(model) if isinstance(module, _Quantized)]
 
@@ -164,7 +173,7 @@ def quantize(model: nnx.Module, rules: Sequence[Rule] | Quantizer) -> tuple[nnx.
     """
     plan = make_plan(kernels(model), rules)
     model = nnx.clone(model)
-    modules = {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+    modules = _modules(model)
     for path, quantizer in plan.quantizers.items():
         owner, _, name = path.rpartition("/")
         module = modules.get(owner)
@@ -210,14 +219,14 @@ def entropy(model: nnx.Module) -> Float[Array, ""]:
 def harden(model: nnx.Module) -> dict[str, Any]:
     """All that ships, by path: quantized kernels as `HardTensor`, other parameters and batch statistics as arrays."""
     hard: dict[str, Any] = {}
-    layers = {"/".join(map(str, p)): m for p, m in nnx.iter_modules(model) if isinstance(m, _Quantized)}
+    layers = {path: module for path, module in _modules(model).items() if isinstance(module, _Quantized)}
     for path, value in kernels(model).items():
         owner, _, name = path.rpartition("/")
         if "/levels/" in f"/{path}" and f"/{path}".rsplit("/levels/", 1)[0].lstrip("/") in layers:
             continue
         hard[path] = layers[owner].harden() if owner in layers and name == "kernel" else value
     statistics = nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
-    return hard | {"/".join(map(str, path)): value[...] for path, value in statistics}
+    return hard | {_name(path): value[...] for path, value in statistics}
 
 
 def functional(model: nnx.Module) -> Callable[[Mapping[str, Any], Any], Any]:
@@ -230,8 +239,8 @@ def functional(model: nnx.Module) -> Callable[[Mapping[str, Any], Any], Any]:
     """
     plain = _float_copy(model)
     graphdef, state = nnx.split(plain)
-    leaves = nnx.to_flat_state(state)
-    shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in leaves if hasattr(leaf, "shape")}
+    leaves = [(path, _name(path), leaf) for path, leaf in nnx.to_flat_state(state)]
+    shapes = {name: leaf.shape for _, name, leaf in leaves if hasattr(leaf, "shape")}
     shared = set(kernels(plain)) - set(shapes)  # second names of layers that occur twice
 
     def forward(arrays: Mapping[str, Any], x: Any) -> Any:
@@ -239,8 +248,7 @@ def functional(model: nnx.Module) -> Callable[[Mapping[str, Any], Any], Any]:
             if name not in shared and shapes.get(name) != array.shape:
                 have = shapes.get(name, f"no such name, but {', '.join(shapes)}")
                 raise ValueError(f"an array {name!r} of shape {array.shape}: the model has {have}")
-        named = [(path, "/".join(map(str, path)), leaf) for path, leaf in leaves]
-        given = [(path, leaf.replace(arrays[name]) if name in arrays else leaf) for path, name, leaf in named]
+        given = [(path, leaf.replace(arrays[name]) if name in arrays else leaf) for path, name, leaf in leaves]
         network = nnx.merge(graphdef, nnx.from_flat_state(given))
         return nnx.view(network, use_running_average=True, deterministic=True, raise_if_not_found=False)(x)
 
@@ -250,7 +258,7 @@ def functional(model: nnx.Module) -> Callable[[Mapping[str, Any], Any], Any]:
 def _float_copy(model: nnx.Module) -> nnx.Module:
     """A copy with the Flax layers in the place of ours: the inverse of `quantize`."""
     model = nnx.clone(model)
-    modules = {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+    modules = _modules(model)
     for path, module in modules.items():
         if not isinstance(module, _Quantized):
             continue

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mecq_jax.grouping import PerTensor, group_shape
+from mecq_jax.grouping import PerTensor
 from mecq_jax.packing import HardTensor
 
 OPSET, IR_VERSION = 13, 8
@@ -126,7 +126,6 @@ def weights(graph: Graph, tensor: HardTensor) -> str:
 def _from_groups(graph: Graph, flat: str, tensor: HardTensor) -> str:
     """Groups back to the tensor's shape, as `grouping.from_groups` does it."""
     shape = tensor.shape
-    group_shape(shape, tensor.granularity)
     if isinstance(tensor.granularity, PerTensor):
         return graph.reshape(flat, shape)
     axis = tensor.granularity.axis % len(shape)

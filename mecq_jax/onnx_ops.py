@@ -115,7 +115,7 @@ def _convert(trace, eqn, x):
     return Value(tuple(aval.shape), x.held, np.dtype(aval.dtype), name=out)
 
 
-@rule("stop_gradient", "copy", "copy_p", "optimization_barrier", "sharding_constraint", "name")
+@rule("stop_gradient", "copy", "optimization_barrier", "sharding_constraint", "name")
 def _same(trace, eqn, *values):
     return values
 

@@ -54,13 +54,9 @@ class Change:
 
 def variations(epochs: int) -> dict[str, Change]:
     """The changes by name; those of phases share out `epochs`."""
-
-    def phases(hard: int) -> Mapping[str, Any]:
-        return {"soft_epochs": epochs - hard, "hard_epochs": hard}
-
     stage, hard = max(1, epochs // 5), epochs // 3
     steps = [{"k": k, "soft_epochs": stage, "hard_epochs": 0} for k in (16, 8)]
-    return {name: Change(fields=fields) for name, fields in _fields(epochs, phases).items()} | {
+    return {name: Change(fields=fields) for name, fields in _fields(epochs).items()} | {
         "weights standardised": Change(rules=variants.standardised),
         "epsilon times 0.3 to 3 from first to last layer": Change(rules=variants.by_depth(0.3, 3.0)),
         "epsilon times 3 to 0.3 from first to last layer": Change(rules=variants.by_depth(3.0, 0.3)),
@@ -74,8 +70,12 @@ def variations(epochs: int) -> dict[str, Change]:
     }
 
 
-def _fields(epochs: int, phases: Callable[[int], Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def _fields(epochs: int) -> dict[str, Mapping[str, Any]]:
     """The changes that are fields of the config."""
+
+    def phases(hard: int) -> Mapping[str, Any]:
+        return {"soft_epochs": epochs - hard, "hard_epochs": hard}
+
     return {
         "the recipe": {},
         "gradient implicit": {"gradient": "implicit"},
