@@ -1,6 +1,6 @@
 """The training step of each method side by side: one forward, backward and optimizer step, all kernels of the blocks.
 
-python -m experiments.benchmarks.step [--tiny --out DIR]   30 minutes on two cores; goes on where it stopped
+python -m experiments.benchmarks.step [--tiny --out DIR]   an hour on two busy cores; goes on where it stopped
 
 float, ste, lsq    plain training and the straight-through baselines
 mec newton 1, 2    the method with one or two warm Newton passes a step; gradient='mirror' (and 'implicit' with 2)
