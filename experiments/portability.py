@@ -8,11 +8,15 @@ reader        the NumPy reader's weights in JAX: the same logits, bit for bit
 stablehlo     StableHLO in a process that has jax alone: the same logits as JAX's compiled ones, bit for bit
 onnxruntime   ONNX: the same classes, logits within 1e-5 of the largest one
 openvino      the same file with float32 arithmetic; left out where it is not installed (pip install openvino)
+grid          the network on an integer grid (ranges from 256 training images): ONNX, OpenVINO and StableHLO the same
+              logits bit for bit; ViT-Tiny has none, for its softmax and layer norms
 
+Sizes are checked too: what the files store is within 2 % of what the formula says (codes, levels, tables, floats).
 A row is kept as it comes in experiments/results/portability; the same command goes on where it stopped.
 """
 
 import argparse
+import collections
 import dataclasses
 import subprocess
 import sys
@@ -31,7 +35,7 @@ from experiments.outside import installed
 from experiments.rows import Row, Rows, markdown
 from experiments.run import run
 from experiments.runfolder import atomic_write_text
-from mecq_jax import artifact, export, packed, reader
+from mecq_jax import artifact, export, integer, packed, reader
 from mecq_jax.onnx_graph import packed_bytes
 from mecq_jax.packing import HardTensor
 
@@ -43,6 +47,7 @@ MODELS = {
     "MLP": Config(model="mlp", width=128, float_epochs=10),
     "separable CNN": Config(model="separable", width=16, float_epochs=6),
 }
+OFF_THE_GRID = ("ViT-Tiny",)
 LEVELS = {2: "1", 3: "ternary", 4: "2", 8: "3", 16: "4"}
 ALONE = """
 import sys, numpy as np
@@ -52,8 +57,9 @@ for name in sys.argv[1:]:
     np.save(name + ".npy", export.deserialize(bytearray(open(name, "rb").read())).call(x))
 sys.exit("mecq_jax" in sys.modules or "flax" in sys.modules)
 """
+RANGES = 256  # training images that set the ranges of activations
 COLUMNS = ("network", "bits", "groups", "float, bytes", "packed file", "ONNX", "StableHLO", "bits a weight in ONNX",
-           "top-1, %", "reader", "stablehlo", "onnxruntime", "openvino")  # fmt: skip
+           "top-1, %", "reader", "stablehlo", "onnxruntime", "openvino", "top-1 on the grid, %", "grid")  # fmt: skip
 
 
 def by_onnxruntime(path: Path, x: np.ndarray) -> np.ndarray:
@@ -92,15 +98,17 @@ def one_network(name: str, config: Config, levels: Sequence[int], folder: Path) 
             first = first or str(result.folder)
             row, logits[row["key"]] = _exported(name, own, task, result.folder, forward, x)
             rows.append(row)
-    files = [f"{row['k']} {row['groups']}/model.stablehlo" for row in rows]
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.stablehlo"))
     subprocess.run([sys.executable, "-c", ALONE, *files], cwd=folder, check=True)
-    for row, file in zip(rows, files, strict=True):
-        row["stablehlo"] = difference(np.load(folder / f"{file}.npy"), logits[row["key"]], 0.0, f"{row['key']} alone")
+    for row in rows:
+        for what, expected in logits[row["key"]].items():
+            found = np.load(folder / f"{row['k']} {row['groups']}" / f"{what}.stablehlo.npy")
+            row["stablehlo"] = difference(found, expected, 0.0, f"{row['key']} {what}.stablehlo alone")
     return rows
 
 
 def _exported(name: str, config: Config, task: Task, folder: Path, forward: Any, x: np.ndarray) -> tuple[Row, Any]:
-    """A packed file's row, without StableHLO's in its own process, and the logits that JAX computes."""
+    """A packed file's row, without StableHLO's in its own process, and the logits that JAX computes, by export."""
     path, key = folder / "model.safetensors", f"{name} {config.k} {config.groups}"
     tensors = artifact.load(path)
     device = packed.to_device(tensors)
@@ -115,22 +123,55 @@ def _exported(name: str, config: Config, task: Task, folder: Path, forward: Any,
                 "stablehlo_bytes": export.stablehlo(folder / "model.stablehlo", forward, tensors, x),
                 "accuracy": float(np.mean(logits.argmax(axis=1) == task.dataset.test_labels)),
                 "reader": difference(by_reader, by_jax, 0.0, f"{key} reader")}  # fmt: skip
-    row["onnx_bits"] = _onnx_bits(folder / "model.onnx", tensors)
+    row["onnx_bits"] = _check_sizes(path, folder / "model.onnx", tensors)
     for runtime, f in RUNTIMES.items():
         if installed(runtime):
             row[runtime] = difference(f(folder / "model.onnx", x), logits, export.TOLERANCE, f"{key} {runtime}")
-    return row, logits
+    on_grid = None if name in OFF_THE_GRID else _on_grid(row, task, folder, forward, tensors, x)
+    return row, {"model": logits} | ({} if on_grid is None else {"grid": on_grid})
 
 
-def _onnx_bits(path: Path, tensors: dict[str, Any]) -> float:
-    """Bits that a quantized weight's code takes in the file; an error if the codes take other bytes than they must."""
+def _on_grid(row: Row, task: Task, folder: Path, forward: Any, tensors: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    """The logits of the network on an integer grid; the row is told what it costs, and that runtimes agree."""
+    grid = integer.on_grid(forward, tensors, task.dataset.train_images[:RANGES])
+    logits = np.asarray(grid.forward(packed.dense(packed.to_device(grid.tensors)), x))
+    export.onnx(folder / "grid.onnx", grid.forward, grid.tensors, x, tolerance=0.0)
+    export.stablehlo(folder / "grid.stablehlo", grid.forward, grid.tensors, x, tolerance=0.0)
+    for runtime, f in RUNTIMES.items():
+        if installed(runtime):
+            difference(f(folder / "grid.onnx", x), logits, 0.0, f"{row['key']} grid {runtime}")
+    row["grid_accuracy"] = float(np.mean(logits.argmax(axis=1) == task.dataset.test_labels))
+    row["grid"], row["grid_bits"] = 0.0, float(np.log2(grid.largest))
+    return logits
+
+
+def _check_sizes(file: Path, onnx_file: Path, tensors: dict[str, Any]) -> float:
+    """Bits that a quantized weight's code takes in the ONNX file; an error if a file stores more than it must.
+
+    Beside codes, levels and floats an ONNX file holds tables of 256 rows, one a tensor or one for all, and shapes. What
+    is known of norms is computed before it is stored, so that there may be fewer floats.
+    """
     import onnx
 
     hard = [t for t in tensors.values() if isinstance(t, HardTensor)]
-    stored = sum(len(t.raw_data) for t in onnx.load(path).graph.initializer if t.data_type == onnx.TensorProto.UINT8)
-    if stored != sum(map(packed_bytes, hard)):
-        raise export.MismatchError(f"{path} holds {stored} bytes of codes, not {sum(map(packed_bytes, hard))}")
-    return 8 * stored / sum(t.codes.size for t in hard)
+    floats = sum(4 * int(np.prod(t.shape)) for t in tensors.values() if not isinstance(t, HardTensor))
+    with open(file, "rb") as opened:
+        header = 8 + int.from_bytes(opened.read(8), "little")
+    _within(file, file.stat().st_size - header, sum(t.nbytes for t in hard) + floats)
+    stored: dict[int, int] = collections.Counter()
+    for part in onnx.load(onnx_file).graph.initializer:
+        is_table = len(part.dims) == 2 and part.dims[0] == 256 and part.data_type != onnx.TensorProto.UINT8
+        stored[part.data_type] += 0 if is_table else len(part.raw_data)
+    codes = sum(map(packed_bytes, hard))
+    _within(onnx_file, stored[onnx.TensorProto.UINT8], codes)
+    _within(onnx_file, stored[onnx.TensorProto.FLOAT], floats + sum(t.levels.nbytes for t in hard), below=1.0)
+    return 8 * stored[onnx.TensorProto.UINT8] / sum(t.codes.size for t in hard)
+
+
+def _within(file: Path, found: int, formula: int, below: float = 0.02) -> None:
+    """An error unless `found` is at most 2 % above the formula, or the share `below` under it."""
+    if not (1 - below) * formula <= found <= 1.02 * formula:
+        raise export.MismatchError(f"{file} stores {found:,} bytes, the formula says {formula:,}")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -138,10 +179,11 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for r in rows:
         sizes = [f"{r[f'{what}_bytes']:,}" for what in ("float", "file", "onnx", "stablehlo")]
-        found = [f"{r[name]:.0e}" if r.get(name) else "same bits" if name in r else "" for name in
-                 ("reader", "stablehlo", "onnxruntime", "openvino")]  # fmt: skip
+        *found, grid = [f"{r[name]:.0e}" if r.get(name) else "same bits" if name in r else "" for name in
+                        ("reader", "stablehlo", "onnxruntime", "openvino", "grid")]  # fmt: skip
+        on_grid = f"{100 * r['grid_accuracy']:.2f}" if "grid_accuracy" in r else ""
         lines.append([r["network"], LEVELS[r["k"]], r["groups"], *sizes, f"{r['onnx_bits']:.3f}",
-                 f"{100 * r['accuracy']:.2f}", *found])  # fmt: skip
+                 f"{100 * r['accuracy']:.2f}", *found, on_grid, grid])  # fmt: skip
     return markdown(COLUMNS, lines)
 
 

@@ -11,13 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core, source_info_util
 
+from mecq_jax import jaxprs
 from mecq_jax.onnx_graph import Graph
 
-# Primitives that stand for the function that they hold, and the parameters in which they hold it.
-CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "custom_jvp_call", "custom_vjp_call")
-HELD = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 TYPES = ("float32", "int32", "int64", "uint8", "int8", "bool")
 RULES: dict[str, Callable] = {}
 
@@ -71,7 +68,6 @@ class Trace:
     def __init__(self, graph: Graph, batch: Any = None, batch_of: str = ""):
         """batch: the symbolic dimension, if there is one; batch_of: the graph's input whose first dimension it is."""
         self.graph, self.batch, self.batch_of = graph, batch, batch_of
-        self.place = "an unknown place"
 
     def name(self, value: Value) -> str:
         """The tensor as it is held; elementwise operators broadcast it."""
@@ -110,26 +106,10 @@ class Trace:
 
     def run(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
         """The outputs of a jaxpr."""
-        values: dict[Any, Value] = {}
-        values.update(zip(jaxpr.constvars, map(known, consts), strict=True))
-        values.update(zip(jaxpr.invars, arguments, strict=True))
+        return jaxprs.interpret(jaxpr, consts, arguments, known, self._equation)
 
-        def read(x: Any) -> Value:
-            return values[x] if isinstance(x, core.Var) else known(np.asarray(x.val, x.aval.dtype))
-
-        base = self.place
-        for eqn in jaxpr.eqns:
-            self.place = source_info_util.summarize(eqn.source_info) or base  # what JAX's own functions do has no place
-            outputs = self._equation(eqn, [read(x) for x in eqn.invars])
-            values.update(zip(eqn.outvars, outputs, strict=True))
-        return [read(x) for x in jaxpr.outvars]
-
-    def _equation(self, eqn: Any, inputs: list[Value]) -> list[Value]:
+    def _equation(self, eqn: Any, inputs: list[Value], place: str) -> list[Value]:
         primitive = eqn.primitive.name
-        if primitive in CALLS:
-            inner = next(eqn.params[field] for field in HELD if field in eqn.params)
-            closed = hasattr(inner, "consts")
-            return self.run(inner.jaxpr if closed else inner, inner.consts if closed else (), inputs)
         if primitive != "broadcast_in_dim" and not any(x.name for x in inputs) and _static(eqn):
             return _computed(eqn, inputs)
         try:
@@ -142,7 +122,7 @@ class Trace:
             outs = out if isinstance(out, tuple) else (out,)
             return [self._value(x, v.aval) for x, v in zip(outs, eqn.outvars, strict=True)]
         except (UnsupportedError, jax.errors.InconclusiveDimensionOperation) as error:
-            raise UnsupportedError(f"{error} (at {self.place})") from error
+            raise UnsupportedError(f"{error} (at {place})") from error
 
     def _value(self, out: Value | str, aval: Any) -> Value:
         if isinstance(out, Value) and out.array is not None:
@@ -160,6 +140,5 @@ def _static(eqn: Any) -> bool:
 def _computed(eqn: Any, inputs: Sequence[Value]) -> list[Value]:
     """An equation of known arrays, by JAX itself."""
     with jax.ensure_compile_time_eval():
-        arrays = [np.broadcast_to(x.array, x.shape) for x in inputs]  # type: ignore[arg-type]
-        outs = eqn.primitive.bind(*arrays, **eqn.params)
-    return [known(x) for x in (outs if eqn.primitive.multiple_results else [outs])]
+        outs = jaxprs.bind(eqn, [np.broadcast_to(x.array, x.shape) for x in inputs])  # type: ignore[arg-type]
+    return [known(x) for x in outs]

@@ -14,7 +14,8 @@ ORDER = [
     "reader", "grouping", "packing", "codebook", "streaming", "semidual", "starts", "newton", "transport", "assignment",
     "quantizer", "mec", "rounding", "uniform", "nonuniform", "annealed", "catalog",
     "rules", "tree", "layers", "losses", "training", "hardening", "artifact", "report",
-    "packed", "onnx_graph", "onnx_trace", "onnx_ops", "export", "cli",
+    "packed", "jaxprs", "onnx_graph", "onnx_trace", "onnx_ops", "export",
+    "exact", "integer_walk", "integer_rules", "integer", "cli",
 ]  # fmt: skip
 PACKAGE = Path(mecq_jax.__file__).parent
 

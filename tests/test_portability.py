@@ -38,7 +38,8 @@ def test_a_network_is_the_same_in_every_runtime(tmp_path):
     rows = portability.one_network("MLP", config, [4, 8], tmp_path)
     assert [(row["k"], row["groups"]) for row in rows] == [(k, g) for k in (4, 8) for g in ("tensor", "channel")]
     for row in rows:
-        assert row["reader"] == row["stablehlo"] == 0.0 and row["onnxruntime"] < 1e-5
+        assert row["reader"] == row["stablehlo"] == row["grid"] == 0.0 and row["onnxruntime"] < 1e-5
+        assert abs(row["grid_accuracy"] - row["accuracy"]) < 0.05 and row["grid_bits"] <= 24
         assert row["onnx_bits"] == {4: 2, 8: 3}[row["k"]]
         assert row["file_bytes"] < row["float_bytes"]
     text = portability.table(rows).splitlines()
