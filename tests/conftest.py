@@ -5,9 +5,10 @@ import shutil
 import tempfile
 
 # Thousands of small programs are compiled to run once or twice, so LLVM optimises none; what XLA itself does to a
-# program (fusion, buffers, collectives) stays as it is.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"  # the last one counts
+# program (fusion, buffers, collectives) stays as it is. The last value of a flag counts.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests and their subprocesses compile many programs twice; each worker keeps its own for the session (one that all
 # shared could be read while another writes).

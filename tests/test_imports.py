@@ -14,7 +14,7 @@ ORDER = [
     "reader", "grouping", "packing", "codebook", "streaming", "semidual", "starts", "newton", "transport", "assignment",
     "quantizer", "mec", "rounding", "uniform", "nonuniform", "annealed", "catalog",
     "rules", "tree", "layers", "losses", "training", "hardening", "artifact", "report",
-    "packed", "jaxprs", "onnx_graph", "onnx_trace", "onnx_ops", "export",
+    "packed", "kernels", "jaxprs", "inference", "onnx_graph", "onnx_trace", "onnx_ops", "export",
     "exact", "integer_walk", "integer_rules", "integer", "cli",
 ]  # fmt: skip
 PACKAGE = Path(mecq_jax.__file__).parent
