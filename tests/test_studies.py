@@ -1,14 +1,16 @@
 """The studies at tiny size: they run from the command line, and their numbers have the properties expected."""
 
+import importlib
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.studies import common, gradients, iterations, passes, relaxation
+from experiments.studies import common, gradients, grid, iterations, passes, relaxation
 
-STUDIES = {"iterations": iterations, "gradients": gradients, "relaxation": relaxation, "passes": passes}
+STUDIES = {"iterations": iterations, "gradients": gradients, "relaxation": relaxation, "passes": passes,
+           "grid": grid}
 
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -115,6 +117,16 @@ def test_relaxation(tmp_path):
     write(tmp_path, "relaxation", config, data)
 
 
+def test_grid(tmp_path):
+    tiny = ("--model=mlp", "--width=32", "--train_size=640", "--float_epochs=20", "--soft_epochs=2", "--hard_epochs=0")
+    config = grid.Config(seeds=1, level_bits=(8, 2), activation_bits=(8, 2), overrides=tiny)
+    data = grid.compute(config)
+    assert abs(grid.cost(data, 8, 8)[0]) < 3, "eight bits cost little"
+    assert all(0 < r["largest"] <= 2**24 for r in data["records"]) and len(data["records"]) == 4
+    assert 0.5 < data["packed"][0] < data["float"][0] + 0.02
+    write(tmp_path, "grid", config, data)
+
+
 REFUSED = [("--nn=3", "unknown field"), ("--n=x", "not a int"), ("--n", "write --field")]
 
 
@@ -132,13 +144,22 @@ def test_fields_have_their_types(tmp_path):
     assert common.significant(0.00012) == "1.2e-04" and common.significant(123.4) == "123"
 
 
-def test_benchmarks_run_and_go_on_where_they_stopped(tmp_path, capsys):
-    from experiments.benchmarks import solver
+BENCHMARKS = {
+    "solver": ("solver", {"newton", "sinkhorn", "ott"}),
+    "exported": ("form", {"float", "2 bits", "3 bits, blocks"}),
+    "packed_matmul": ("form", {"bf16 dot", "unpack, dot, 2 bits", "kernel, 3 bits"}),
+}
 
-    rows = solver.main(["--tiny", "--out", str(tmp_path)]).rows
-    assert {r["solver"] for r in rows} >= {"newton", "sinkhorn", "ott"} and all(r["seconds"] > 0 for r in rows)
-    assert "| newton |" in (tmp_path / "solver" / "table.md").read_text()
-    assert len(solver.main(["--tiny", "--out", str(tmp_path)]).rows) == len(rows), "nothing is measured twice"
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmarks_run_and_go_on_where_they_stopped(name, tmp_path):
+    benchmark = importlib.import_module(f"experiments.benchmarks.{name}")
+    column, wanted = BENCHMARKS[name]
+    rows = benchmark.main(["--tiny", "--out", str(tmp_path)]).rows
+    assert {r[column] for r in rows} >= wanted
+    assert all(x > 0 for r in rows for field, x in r.items() if field.startswith("seconds"))
+    assert all(f"| {w} |" in (tmp_path / name / "table.md").read_text() for w in wanted)
+    assert len(benchmark.main(["--tiny", "--out", str(tmp_path)]).rows) == len(rows), "nothing is measured twice"
 
 
 def test_the_readme_holds_the_tables_on_disk():

@@ -1,0 +1,108 @@
+"""What does an integer grid cost in accuracy?
+
+A network is trained as its config says, packed, and put on an integer grid (`mecq_jax.integer`): levels are integers of
+`level_bits` times a power of two, activations that meet weights integers of `activation_bits`; float kernels, biases
+and norms are rounded as well. Nothing is trained afterwards. Ranges come from `ranges` training images; accuracy is
+that of all test images, the difference to the packed network at equal seeds.
+
+    python -m experiments.studies.grid [--field=value ...] [--out DIR]       # 4 minutes on 2 CPU cores
+"""
+
+import dataclasses
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import config as configs
+from experiments.classify import make_task
+from experiments.exporting import forward_of
+from experiments.plots import CYCLE, caption, panels, save
+from experiments.run import run
+from experiments.studies import common
+from experiments.studies.common import Table
+from mecq_jax import artifact, integer, packed
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """`network`: a file of experiments/configs, with `overrides`; the bits to try; `ranges`: images that set ranges."""
+
+    network: str = "digits_cnn_w2"
+    seeds: int = 3
+    level_bits: tuple[int, ...] = (8, 6, 4, 3)
+    activation_bits: tuple[int, ...] = (8, 6, 4, 3)
+    ranges: int = 256
+    overrides: tuple[str, ...] = ()
+
+
+def compute(config: Config) -> dict[str, Any]:
+    """records: one for each seed and pair of bits; packed, float: accuracies by seed."""
+    records, accuracies, floats = [], [], []
+    for seed in range(config.seeds):
+        own = configs.override(configs.load(CONFIGS / f"{config.network}.py"), [*config.overrides, f"--seed={seed}"])
+        task = make_task(own)
+        with tempfile.TemporaryDirectory() as folder:
+            result = run(own, Path(folder) / "run", task=task)
+            tensors = artifact.load(result.folder / "model.safetensors")
+        forward, images, labels = forward_of(task), task.dataset.test_images, task.dataset.test_labels
+
+        def accuracy(forward, tensors, images=images, labels=labels):
+            logits = jax.jit(forward)(packed.dense(packed.to_device(tensors)), images)
+            return float(np.mean(np.asarray(logits).argmax(axis=1) == labels))
+
+        accuracies.append(accuracy(forward, tensors))
+        floats.append(result.float_accuracy)
+        for level_bits in config.level_bits:
+            for activation_bits in config.activation_bits:
+                grid = integer.on_grid(forward, tensors, task.dataset.train_images[: config.ranges],
+                                       level_bits=level_bits, activation_bits=activation_bits)  # fmt: skip
+                records.append({"seed": seed, "level_bits": level_bits, "activation_bits": activation_bits,
+                                "accuracy": accuracy(grid.forward, grid.tensors), "largest": grid.largest})
+    return {"records": records, "packed": accuracies, "float": floats}
+
+
+def cost(data: dict[str, Any], level_bits: int, activation_bits: int) -> np.ndarray:
+    """Points by which each seed's accuracy is above that of the packed network off the grid."""
+    found = [r for r in data["records"] if (r["level_bits"], r["activation_bits"]) == (level_bits, activation_bits)]
+    return np.array([100 * (r["accuracy"] - data["packed"][r["seed"]]) for r in found])
+
+
+def _bits(data: dict[str, Any], what: str) -> list[int]:
+    return sorted({r[what] for r in data["records"]}, reverse=True)
+
+
+def _spread(x: np.ndarray) -> str:
+    return f"{x.mean():+.2f} ± {x.std(ddof=1):.2f}" if len(x) > 1 else f"{x.mean():+.2f}"
+
+
+def tables(data: dict[str, Any]) -> list[Table]:
+    levels, activations = _bits(data, "level_bits"), _bits(data, "activation_bits")
+    rows = [[str(a), *(_spread(cost(data, b, a)) for b in levels)] for a in activations]
+    accuracies = [f"{100 * np.mean(data[what]):.2f}" for what in ("float", "packed")]
+    title = (f"Accuracy on the grid less that of the packed network ({accuracies[1]} %; float {accuracies[0]} %), in "
+             "points, mean ± std over seeds")  # fmt: skip
+    return [Table(title, ["bits of activations", *(f"levels of {b} bits" for b in levels)], rows)]
+
+
+def draw(path: Path, data: dict[str, Any]) -> None:
+    figure, (axis,) = panels(1, 1, "What an integer grid costs", width=6, height=4)
+    activations = _bits(data, "activation_bits")
+    for b, colour in zip(_bits(data, "level_bits"), CYCLE, strict=False):
+        means = [cost(data, b, a).mean() for a in activations]
+        axis.plot(activations, means, color=colour, marker="o", markersize=3, label=f"levels of {b} bits")
+    caption(axis, "test accuracy less the packed network's", "bits of activations", "points")
+    axis.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+main = partial(common.main, sys.modules[__name__], "grid")
+
+if __name__ == "__main__":
+    sys.exit(main(None))
