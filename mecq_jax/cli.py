@@ -7,14 +7,15 @@
   mecq run model.onnx --input x.npy -o y.npy       what ONNX Runtime answers
 
 For `export`, package.module:function is called with the file's "extra" (a dict of JSON) and gives (forward, x): a pure
-function of (arrays by path, inputs), and inputs to compare on. It is never taken from the file, since it is code.
+function of (arrays by path, inputs), and inputs to compare on. It is never taken from the file, since it is code. With
+--grid x.npy (inputs of the training set) the network is put on an integer grid first: the same bits everywhere.
 The exit status is 0, or 1 if the file is at fault, or 2 if the command is.
 """
 
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +94,19 @@ def load_array(path: Path) -> np.ndarray:
     return array
 
 
-def export_file(path: Path, to: str, out: Path, model: str, inputs: Path | None) -> str:
+def export_file(path: Path, to: str, out: Path, model: str, inputs: Path | None, ranges: Path | None) -> str:
     """Write the network of a packed file in another format; a sentence about it."""
-    from mecq_jax import artifact, export
+    from mecq_jax import artifact, export, integer
 
-    tensors = artifact.load(path)
+    tensors: Mapping[str, Any] = artifact.load(path)
     forward, x = build(model, reader.read_spec(path).get("extra", {}))
     x = x if inputs is None else load_array(inputs)
-    size = getattr(export, to)(out, forward, tensors, x)
-    return f"{out}: {size:,} bytes; it was run on {len(x)} inputs and computes what JAX computes"
+    options, how = {}, ""
+    if ranges is not None:
+        grid = integer.on_grid(forward, tensors, load_array(ranges))
+        forward, tensors, options, how = grid.forward, grid.tensors, {"tolerance": 0.0}, ", bit for bit"
+    size = getattr(export, to)(out, forward, tensors, x, **options)
+    return f"{out}: {size:,} bytes; it was run on {len(x)} inputs and computes what JAX computes{how}"
 
 
 def run_onnx(path: Path, inputs: Path, out: Path | None) -> str:
@@ -142,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("-o", "--out", type=Path, required=True)
     export.add_argument("--model", required=True, metavar="MODULE:FUNCTION", help="extra -> (forward, inputs)")
     export.add_argument("--input", type=Path, help="inputs to compare on, .npy (default: those that MODEL gives)")
+    export.add_argument("--grid", type=Path, help="inputs that set the ranges of an integer grid, .npy")
     run = commands.add_parser("run", help="run an ONNX file on inputs")
     run.add_argument("file", type=Path)
     run.add_argument("--input", type=Path, required=True, help=".npy")
@@ -155,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.command:
             case "export":
-                print(export_file(options.file, options.to, options.out, options.model, options.input))
+                paths = (options.input, options.grid)
+                print(export_file(options.file, options.to, options.out, options.model, *paths))
             case "run":
                 print(run_onnx(options.file, options.input, options.out))
             case command:

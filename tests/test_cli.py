@@ -19,6 +19,11 @@ def network(extra):
     return lambda arrays, x: jnp.tanh(x @ arrays["w"] * extra["scale"]), np.eye(6, 8, dtype=np.float32)
 
 
+def linear(extra):
+    """A network that an integer grid holds."""
+    return lambda arrays, x: jnp.maximum(x @ arrays["w"], 0.0) * extra["scale"], np.eye(6, 8, dtype=np.float32)
+
+
 @pytest.fixture
 def file(tmp_path, rng):
     tensor = HardTensor(rng.integers(0, 4, (1, 40), dtype=np.uint8), rng.normal(size=(1, 4)).astype(np.float32),
@@ -85,6 +90,16 @@ def test_export_and_run(file, to, tmp_path, capsys):
         out.write_bytes(out.read_bytes()[:100])
         assert cli.main(arguments) == 1
         assert "is not an ONNX file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", cli.FORMATS)
+def test_export_on_an_integer_grid(file, to, tmp_path, rng, capsys):
+    np.save(tmp_path / "ranges.npy", rng.normal(size=(20, 8)).astype(np.float32))
+    arguments = ["export", str(file), "--to", to, "-o", str(tmp_path / "m"), "--grid", str(tmp_path / "ranges.npy")]
+    assert cli.main([*arguments, "--model", f"{__name__}:linear"]) == 0
+    assert "computes what JAX computes, bit for bit" in capsys.readouterr().out
+    assert cli.main([*arguments, "--model", f"{__name__}:network"]) == 1
+    assert "tanh of activations" in capsys.readouterr().err
 
 
 def test_the_command_at_fault_is_status_2(file, tmp_path, capsys):
