@@ -4,13 +4,17 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test test-slow fast lint clean
 
 demo: $(READY)
 	$(PY) -m experiments.demo
 
 test: $(READY) lint
 	$(PY) -m pytest -n 2 --dist worksteal
+
+# What takes minutes: a run killed fifty times.
+test-slow: $(READY)
+	$(PY) -m pytest -m slow
 
 fast: $(READY)
 	$(PY) -m pytest -n 2 --dist worksteal -m fast

@@ -37,6 +37,9 @@ class Config:
     `weight_decay` on float weights, epsilon from `epsilon_start` to `epsilon_end` (relative to var(w)) over
     `epsilon_hold` of the soft phase, `entropy_weight` lambda (risen linearly over the soft phase).
     `float_run`: a finished run's folder to take float weights from, instead of training them.
+    Safety: a checkpoint is written after every epoch, every `checkpoint_steps` steps and after `checkpoint_seconds`
+    (None: not so); at a loss that is not finite a run stops (`on_nan` 'stop') or goes back to its last checkpoint and
+    on from there in another order ('roll_back', at most `roll_backs` times).
     """
 
     dataset: str = "digits"
@@ -74,16 +77,22 @@ class Config:
     epsilon_hold: float = 0.9
     entropy_weight: float = 0.3
     seed: int = 0
+    checkpoint_steps: int | None = None
+    checkpoint_seconds: float | None = 600.0
+    on_nan: str = "stop"
+    roll_backs: int = 3
 
     def __post_init__(self):
         for name, allowed in (("method", METHODS), ("groups", GROUPS), ("optimizer", ("adam", "sgd")),
-                              ("freeze", ("own", "all")), ("compute", COMPUTE)):
+                              ("freeze", ("own", "all")), ("compute", COMPUTE), ("on_nan", ("stop", "roll_back"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {allowed}")
         for name in ("batch", "width", "downscale", "newton_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 1")
-        for name in ("float_epochs", "soft_epochs", "hard_epochs"):
+        if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
+            raise ValueError(f"checkpoint_steps = {self.checkpoint_steps}: it must be at least 1, or None")
+        for name in ("float_epochs", "soft_epochs", "hard_epochs", "roll_backs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 0")
         self.quantizer()

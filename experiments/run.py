@@ -1,7 +1,9 @@
-"""One run: float, soft and hard phases of a config, resumable at every epoch, ending in a packed artifact."""
+"""One run: float, soft and hard phases of a config, resumable at any step, ending in a packed artifact."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import checkpoint, data
 from experiments.classify import Task, make_task
 from experiments.config import Config
+from experiments.loop import Course, Progress, Session, train
 from experiments.recipe import float_trainer, phases, quantized_trainer
 from experiments.runfolder import RunFolder, read_metrics
 from mecq_jax import artifact, reader, rules, tree
@@ -19,8 +21,6 @@ from mecq_jax.hardening import harden_tree
 from mecq_jax.report import Report, make_report
 from mecq_jax.rules import flatten
 from mecq_jax.training import Trainer, TrainState
-
-Progress = Callable[[str, int, int], None]  # (what, done, of)
 
 
 class Result(NamedTuple):
@@ -38,35 +38,6 @@ class Result(NamedTuple):
     report: Report
 
 
-@dataclasses.dataclass
-class Session:
-    """A task with its data on the device, its run folder and who is told of progress."""
-
-    task: Task
-    folder: RunFolder
-    progress: Progress
-    trace: Callable[[TrainState, Trainer], None] = lambda state, trainer: None
-
-    def __post_init__(self):
-        dataset = self.task.dataset
-        self.images, self.labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
-        self.steps_per_epoch = len(dataset.train_labels) // self.task.config.batch
-
-    def jit_step(self, step: Callable) -> Callable:
-        """`step` on batches gathered from the device's copy of the data, inside the jitted function."""
-        # Python loops over this: convolutions inside lax.scan are many times slower on CPU.
-        compiled = jax.jit(
-            lambda state, images, labels, rows: step(state, {"image": images[rows], "label": labels[rows]}),
-            donate_argnums=0,
-        )
-        return lambda state, rows: compiled(state, self.images, self.labels, rows)
-
-    def epoch_rows(self, epoch: int) -> Iterator[np.ndarray]:
-        """Row numbers of each batch of this epoch; a pure function of the seed and the epoch."""
-        config = self.task.config
-        yield from data.epoch_indices(config.seed, epoch, len(self.task.dataset.train_labels), config.batch)
-
-
 def run(
     config: Config,
     root: Path,
@@ -75,13 +46,24 @@ def run(
     progress: Progress = lambda *_: None,
     task: Task | None = None,
     trace: Callable[[TrainState, Trainer], None] = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Train as `config` says in the folder `root`; with `resume`, go on from its last checkpoint."""
+    """Train as `config` says in the folder `root`; with `resume`, go on from its last checkpoint.
+
+    stop: asked after every step; at True the run writes a checkpoint and raises `preemption.Preempted`.
+
+    Raises:
+      divergence.Diverged: at a loss that is not finite; `config.on_nan` can roll back instead.
+      checkpoint.CheckpointError: where the disk is full; the last checkpoint stays whole.
+    """
     task = task or make_task(config)
     if task.config != config:
         task = dataclasses.replace(task, config=config)
     with RunFolder(root, dataclasses.asdict(config), resume=resume) as folder:
-        session = Session(task, folder, progress, trace)
+        if not resume:  # what an earlier run of the same config left would be taken for this one's
+            shutil.rmtree(root / "checkpoints", ignore_errors=True)
+            (root / "float.safetensors").unlink(missing_ok=True)
+        session = Session(task, folder, progress, trace, stop)
         params, model_state = _float_phase(session, resume)
         float_accuracy = task.accuracy(params, model_state)
         return _quantized_phases(session, params, model_state, float_accuracy, resume)
@@ -101,7 +83,7 @@ def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
     state = trainer.init(_copy(task.params), {}, {}, _copy(task.model_state), jax.random.key(config.seed))
     evaluate = {"float": lambda s: (s.params, s.model_state)}
     parts = [("float", trainer.float_step, config.float_epochs)]
-    state = _epochs(session, state, parts, trainer, evaluate, resume, 0)
+    state = train(session, Course("float", parts, trainer, evaluate, offset=0), state, resume)
     artifact.save(path, named(state.params, state.model_state))
     return state.params, state.model_state
 
@@ -123,52 +105,8 @@ def _quantized_phases(
         "hard": lambda s: (hard_params(s), s.model_state),
     }
     offset = config.float_epochs * session.steps_per_epoch if not config.float_run else 0
-    state = _epochs(session, state, parts, trainer, evaluate, resume, offset)
+    state = train(session, Course("quantized", parts, trainer, evaluate, offset), state, resume)
     return _finish(session, trainer, state, params, float_accuracy)
-
-
-def _epochs(session, state, parts, trainer, evaluate, resume, offset):
-    """Train through `parts` [(name, step, epochs)], evaluating and checkpointing after every epoch."""
-    folder, per_epoch = session.folder, session.steps_per_epoch
-    name = "float" if "float" in evaluate else "quantized"
-    store = folder.root / "checkpoints" / name
-    done = 0
-    if resume and (found := checkpoint.restore(store, state)):
-        done, state = found
-    if resume:
-        folder.resume_at(offset + done * per_epoch)
-    settle = jax.jit(trainer.settle)
-    compiled = {id(step): session.jit_step(step) for _, step, _ in parts}
-    total = sum(epochs for _, _, epochs in parts)
-    epoch = 0
-    for phase, step, epochs in parts:
-        for i in range(epochs):
-            epoch += 1
-            if epoch <= done:
-                continue
-            if phase == "hard" and i == 0:
-                state = settle(state)
-            for j, rows in enumerate(session.epoch_rows(epoch + offset)):
-                state, metrics = compiled[id(step)](state, rows)
-                if j % 10 == 0 or j == per_epoch - 1:
-                    _log(folder, offset + int(state.step), phase, metrics)
-                    session.trace(state, trainer)
-                session.progress(f"{name} ({phase})", (epoch - 1) * per_epoch + j + 1, total * per_epoch)
-            settled = settle(state) if phase == "soft" else state
-            scores = {f"{k}_accuracy": session.task.accuracy(*f(settled)) for k, f in evaluate.items()}
-            if "hard_accuracy" in scores and phase == "soft":
-                scores["soft_to_hard_gap"] = scores["soft_accuracy"] - scores["hard_accuracy"]
-            folder.log(offset + int(state.step), epoch=epoch, **scores)
-            checkpoint.save(store, epoch, state)
-    return state
-
-
-def _log(folder: RunFolder, step: int, phase: str, metrics: Any) -> None:
-    values = metrics._asdict()
-    scalars = values.pop("scalars")
-    if phase != "soft":
-        values = {"loss": values["loss"]}
-    folder.log(step, **{k: float(v) for k, v in (values | scalars).items()})
 
 
 def _finish(session, trainer, state, float_params, float_accuracy) -> Result:
@@ -184,7 +122,9 @@ def _finish(session, trainer, state, float_params, float_accuracy) -> Result:
     artifact.save(path, named(hard, state.model_state), extra={"config": dataclasses.asdict(config)})
     predictions = task.predict(hard_params, state.model_state)
     expected = {f"params/{name}": np.asarray(value) for name, value in flatten(hard_params).items()}
-    np.savez(root / "evaluated.npz", **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
+    part = root / ".evaluated.tmp.npz"
+    np.savez(part, **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
+    os.replace(part, root / "evaluated.npz")
     report = make_report(trainer.plan, float_params, hard, path)
     accuracy = float(np.mean(predictions == task.dataset.test_labels))
     session.folder.log(int(state.step), final_float_accuracy=float_accuracy, final_soft_accuracy=soft,

@@ -44,13 +44,15 @@ class RunFolder:
         if not resume:
             _refuse_other_config(self.root / "config.json", plain)
         self.root.mkdir(parents=True, exist_ok=True)
+        for left in self.root.glob(".*.tmp*"):  # by a process that was killed while it wrote
+            left.unlink()
         _replace_keeping(self.root / "config.json", plain)
         _replace_keeping(self.root / "versions.json", versions())
         if not resume:
             for events in (self.root / "tensorboard").glob("events.out.tfevents.*"):
                 events.unlink()
         _keep_lines(self.metrics_path, lambda record: resume)
-        self._metrics = self.metrics_path.open("a", encoding="utf-8")
+        self._metrics = self.metrics_path.open("ab", buffering=0)
 
     def log(self, step: int, **scalars: Any) -> None:
         """Appends one line, flushed: `step` and each scalar as a float; what is not finite is null.
@@ -62,19 +64,28 @@ class RunFolder:
             raise ValueError(f"run folder {self.root} is closed; open it again with resume=True to log")
         values = {name: _to_float(name, value) for name, value in scalars.items()}
         record = {"step": int(step)} | {n: v if math.isfinite(v) else None for n, v in values.items()}
-        self._metrics.write(json.dumps(record) + "\n")
-        self._metrics.flush()
+        rest = (json.dumps(record) + "\n").encode()
+        try:
+            while rest:  # a disk that is almost full takes a part and then refuses
+                rest = rest[self._metrics.write(rest) :]
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}: cannot log to {self.metrics_path}; free space on that disk "
+                          "and go on with --resume") from error
         board = self._tensorboard()
         for name, value in values.items() if board is not None else ():
             if math.isfinite(value):
                 board.add_scalar(name, value, int(step))
 
+    def sync(self) -> None:
+        """Returns when what was logged is on the disk, should the machine lose its power."""
+        os.fsync(self._metrics.fileno())
+
     def resume_at(self, step: int) -> None:
-        """Drops what was logged after `step` (greater steps), atomically; call it before `log`."""
+        """Drops what was logged after `step` (greater steps, and a run's `final_` figures), atomically."""
         self._metrics.close()
         self._close_board()
-        _keep_lines(self.metrics_path, lambda record: record["step"] <= step)
-        self._metrics = self.metrics_path.open("a", encoding="utf-8")
+        _keep_lines(self.metrics_path, lambda record: record["step"] <= step and not _is_final(record))
+        self._metrics = self.metrics_path.open("ab", buffering=0)
         self._purge_step = int(step) + 1
 
     def close(self) -> None:
@@ -181,6 +192,10 @@ def _keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrites a metrics.jsonl, atomically, with the records that `keep` says; makes it if there is none."""
     records = read_metrics(path) if path.exists() else []
     atomic_write_text(path, "".join(json.dumps(record) + "\n" for record in records if keep(record)))
+
+
+def _is_final(record: dict[str, Any]) -> bool:
+    return any(name.startswith("final_") for name in record)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Train one config:  python -m experiments.train --config experiments/configs/digits_cnn_w2.py [--field=value ...]
 
 --folder=PATH   the run's folder (default runs/<config name>)
---resume        go on from the folder's last checkpoint
+--resume        go on from the folder's last checkpoint (or begin, where there is none)
+
+Exit status: 0 done; 2 an error, said on stderr; 75 stopped by SIGTERM, with a checkpoint of the last step to resume
+from. A run killed without warning (SIGKILL, a power cut) resumes from its last checkpoint to the same bits.
 """
 
 import argparse
@@ -10,6 +13,8 @@ from pathlib import Path
 
 from experiments import config as configs
 from experiments import run as runs
+from experiments.divergence import Diverged
+from experiments.preemption import EXIT_STATUS, Preempted, stop_on_sigterm
 from experiments.progress import bar
 
 
@@ -23,9 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = configs.override(configs.load(known.config), overrides)
         folder = known.folder or Path("runs") / Path(known.config).stem
-        with bar() as progress:
-            result = runs.run(config, folder, resume=known.resume, progress=progress)
-    except (ValueError, FileNotFoundError) as error:
+        with stop_on_sigterm() as stop, bar() as progress:
+            result = runs.run(config, folder, resume=known.resume, progress=progress, stop=stop)
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        return EXIT_STATUS
+    except (ValueError, OSError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(result.report)

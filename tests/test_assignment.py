@@ -113,7 +113,7 @@ def test_mirror_leaves_out_the_weights_jacobian_alone():
 
     np.testing.assert_allclose(jax.grad(only_soft)(w, q, "mirror"), COTANGENT, rtol=1e-6)
     implicit, mirror = (jax.grad(only_soft, 1)(w, q, name) for name in ("implicit", "mirror"))
-    np.testing.assert_allclose(mirror, implicit, rtol=1e-5)
+    np.testing.assert_allclose(mirror, implicit, rtol=1e-5, atol=1e-6)  # sums of numbers of about 1
     np.testing.assert_allclose(only_soft(w, q, "mirror"), only_soft(w, q, "implicit"), rtol=1e-5)
     names = ("implicit", "mirror")
     entropies = [jax.grad(lambda w, n=n: soft_assign(w, q, e, b, gradient=n).entropy)(w) for n in names]
@@ -153,7 +153,8 @@ def test_entropy_has_its_bounds_and_finite_gradients():
     w, q, _, b = arguments(0.1)
     assign = jax.jit(soft_assign)
     entropies = [float(assign(w, q, e * W.var()).entropy) for e in (1e-4, 0.1, 1e4)]
-    assert 0 <= entropies[0] < 0.05 < entropies[1] < entropies[2] <= np.log(4) + 1e-5
+    rounding = 2**-24 * np.square(np.ptp(W)) / (1e-4 * W.var())  # of the largest logit
+    assert -rounding <= entropies[0] < 0.05 < entropies[1] < entropies[2] <= np.log(4) + 1e-5
     np.testing.assert_allclose(entropies[2], np.log(4), atol=1e-3)
     gradient = jax.grad(lambda w: soft_assign(w, q, jnp.float32(1e-4 * W.var()), b).entropy)(w)
     assert bool(jnp.isfinite(gradient).all())
