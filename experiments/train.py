@@ -8,6 +8,7 @@ from. A run killed without warning (SIGKILL, a power cut) resumes from its last 
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--resume", action="store_true")
     known, overrides = parser.parse_known_args(arguments)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it raises, with its traceback
     try:
         config = configs.override(configs.load(known.config), overrides)
         folder = known.folder or Path("runs") / Path(known.config).stem
