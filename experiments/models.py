@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mecq_jax.sharding import Split
+
 
 class MLP(nnx.Module):
     """Dense layers with ReLU: two hidden layers of `width` between a first and a last layer of their own."""
@@ -216,6 +218,14 @@ class ViT(nnx.Module):
             x = block(x)
         return self.head(self.norm(x).mean(axis=1))
 
+
+# The transformer's kernels split over devices: attention by heads, the dense layers by their hidden width.
+TENSOR_PARALLEL = [
+    Split("blocks/.*/(query|key|value)/kernel", (None, "model")),
+    Split("blocks/.*/out/kernel", ("model",)),
+    Split("blocks/.*/up/kernel", (None, "model")),
+    Split("blocks/.*/down/kernel", ("model",)),
+]
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "mlp": MLP,

@@ -90,6 +90,23 @@ def from_groups(
     return jnp.moveaxis(groups.reshape(moved), 0, axis)
 
 
+def shards_first(x: Shaped[Array, "..."], shards: Sequence[int]) -> Shaped[Array, "..."]:
+    """[a, b, ...] cut into `shards` parts along each axis, the parts before what they hold: [s, t, ..., a/s, b/t, ...].
+
+    Flattened, each part is contiguous, so that weights split over devices along any axes stay where they are.
+    """
+    cut = [size for d, s in zip(x.shape, shards, strict=True) for size in (s, d // s)]
+    rank = 2 * x.ndim
+    return x.reshape(cut).transpose([*range(0, rank, 2), *range(1, rank, 2)])
+
+
+def shards_back(x: Shaped[Array, "..."], shape: Sequence[int], shards: Sequence[int]) -> Shaped[Array, "..."]:
+    """The inverse of `shards_first` for an array of `shape`, from any shape of the same order."""
+    rank = len(shape)
+    parts = x.reshape([*shards, *(d // s for d, s in zip(shape, shards, strict=True))])
+    return parts.transpose([i for axis in range(rank) for i in (axis, rank + axis)]).reshape(tuple(shape))
+
+
 def describe(granularity: Granularity) -> str:
     """A short name for tables: 'tensor', 'channel(-1)', 'block(64, -1)'."""
     match granularity:
@@ -126,6 +143,8 @@ __all__ = [
     "from_groups",
     "from_spec",
     "group_shape",
+    "shards_back",
+    "shards_first",
     "to_groups",
     "to_spec",
 ]

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from mecq_jax.grouping import to_groups
 from mecq_jax.packing import HardTensor
 from mecq_jax.rules import Plan, flatten
 from mecq_jax.tree import Codes, QuantTree, StateTree, codes_tree
@@ -29,7 +30,7 @@ def harden_tree(
             continue
         quantizer = plan.quantizers[path]
         hard[path] = HardTensor(
-            codes=np.asarray(codes[path]),
+            codes=np.asarray(to_groups(codes[path], quantizer.granularity)),
             levels=np.asarray(quantizer.levels(quant[path], state[path])),
             shape=tuple(leaf.shape),
             granularity=quantizer.granularity,

@@ -32,10 +32,17 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the rules decided: path -> quantizer for quantized leaves, path -> reason for the others."""
+    """What the rules decided.
+
+    Attributes:
+      quantizers: path -> quantizer, of quantized leaves.
+      skipped: path -> reason, of the others.
+      shards: path -> parts along each axis, of quantized leaves that are split over devices (`sharding.Layout.plan`).
+    """
 
     quantizers: Mapping[str, Quantizer]
     skipped: Mapping[str, str]
+    shards: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 def flatten(tree: Any) -> dict[str, Any]:

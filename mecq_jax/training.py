@@ -9,8 +9,8 @@
     state = trainer.init(params, quant, quant_state, model_state, jax.random.key(0))
     state, metrics = jax.jit(trainer.soft_step, donate_argnums=0)(state, batch)
 
-The steps follow the sharding of their inputs: replicate the state, shard the batch (`data_parallel`), and jit inserts
-the reductions.
+The steps follow the sharding of their inputs; `sharding.Layout` says where state and batch lie, and jit inserts what
+must move.
 """
 
 import dataclasses
@@ -242,15 +242,3 @@ def reestimate(loss_fn: LossFn, params: Any, model_state: Any, batches: Iterable
     for i, batch in enumerate(batches):
         model_state = forward(model_state, batch, jax.random.fold_in(rng, i))
     return model_state
-
-
-def data_parallel(mesh: jax.sharding.Mesh, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
-    """`state` on every device of `mesh`, and `batch` split over the mesh's first axis along its leading dimension."""
-    axis = mesh.axis_names[0]
-    devices = mesh.shape[axis]
-    for leaf in jax.tree.leaves(batch):
-        if leaf.shape[0] % devices:
-            raise ValueError(f"a batch of {leaf.shape[0]} does not split over {devices} devices; choose a multiple")
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(axis))
-    return jax.device_put(state, whole), jax.device_put(batch, split)

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from mecq_jax.grouping import from_groups, group_shape, to_groups
+from mecq_jax.grouping import PerTensor, from_groups, group_shape, shards_back, shards_first, to_groups
 from mecq_jax.quantizer import Info, Params, Quantizer, State
 from mecq_jax.rules import Plan, Rule, _key, flatten, make_plan
 
 QuantTree = dict[str, Params]
 StateTree = dict[str, State]
-Codes = dict[str, UInt8[Array, "g n"]]
+Codes = dict[str, UInt8[Array, "..."]]
 JOINED = 2**18  # weights of the largest leaf that is joined with others into one call
 
 
@@ -70,7 +70,9 @@ def apply_tree(
     for quantizer, paths in _batches(plan, leaves):
         if len(paths) == 1:
             path = paths[0]
-            soft[path], new_state[path], info[path] = quantizer.apply(leaves[path], quant[path], state[path], epsilon)
+            laid = _laid(plan, path, leaves[path])
+            used, new_state[path], info[path] = quantizer.apply(laid, quant[path], state[path], epsilon)
+            soft[path] = _unlaid(plan, path, used, leaves[path].shape)
             continue
         groups = [to_groups(leaves[path], quantizer.granularity) for path in paths]
         ends = list(accumulate(g.shape[0] for g in groups))
@@ -89,22 +91,42 @@ def _batches(plan: Plan, leaves: Mapping[str, Any]) -> list[tuple[Quantizer, lis
     """Paths that can share a call: small leaves of one type and quantizer whose groups have one size.
 
     A network's many layers of a few shapes become a few kernels; a large leaf keeps the device busy by itself, and
-    joining it would copy it.
+    joining it would copy it, as it would one that is split over devices.
     """
     batches: dict[Any, tuple[Quantizer, list[str]]] = {}
     for path, quantizer in plan.quantizers.items():
         leaf = leaves[path]
         key: Any = path
-        if leaf.size <= JOINED:
+        if leaf.size <= JOINED and path not in plan.shards:
             key = (quantizer, str(leaf.dtype), group_shape(leaf.shape, quantizer.granularity)[1])
         batches.setdefault(key, (quantizer, []))[1].append(path)
     return list(batches.values())
 
 
+def _laid(plan: Plan, path: str, leaf: Array) -> Array:
+    """A leaf whose flattening keeps its parts on their devices; a tensor's levels do not ask for an order."""
+    per_tensor = isinstance(plan.quantizers[path].granularity, PerTensor)
+    return shards_first(leaf, plan.shards[path]) if per_tensor and path in plan.shards else leaf
+
+
+def _unlaid(plan: Plan, path: str, laid: Array, shape: Sequence[int]) -> Array:
+    """The inverse, of an array of as many entries."""
+    per_tensor = isinstance(plan.quantizers[path].granularity, PerTensor)
+    return shards_back(laid, shape, plan.shards[path]) if per_tensor and path in plan.shards else laid.reshape(shape)
+
+
 def codes_tree(plan: Plan, params: Any, quant: QuantTree, state: StateTree) -> Codes:
-    """The code of every quantized weight, uint8 [g, n] by path."""
+    """The code of every quantized weight, uint8 in the leaf's shape, by path."""
     leaves = flatten(params)
-    return {path: z.codes(leaves[path], quant[path], state[path]) for path, z in plan.quantizers.items()}
+    found = {}
+    for path, quantizer in plan.quantizers.items():
+        leaf = leaves[path]
+        codes = quantizer.codes(_laid(plan, path, leaf), quant[path], state[path])
+        if isinstance(quantizer.granularity, PerTensor):
+            found[path] = _unlaid(plan, path, codes, leaf.shape)
+        else:
+            found[path] = from_groups(codes, leaf.shape, quantizer.granularity)
+    return found
 
 
 def apply_codes(plan: Plan, params: Any, quant: QuantTree, state: StateTree, codes: Codes) -> Any:
@@ -112,9 +134,13 @@ def apply_codes(plan: Plan, params: Any, quant: QuantTree, state: StateTree, cod
     leaves = flatten(params)
     hard = {}
     for path, quantizer in plan.quantizers.items():
-        levels = quantizer.levels(quant[path], state[path])
-        dense = jnp.take_along_axis(levels, codes[path].astype(jnp.int32), axis=1)
-        hard[path] = from_groups(dense, leaves[path].shape, quantizer.granularity).astype(leaves[path].dtype)
+        levels, at = quantizer.levels(quant[path], state[path]), codes[path].astype(jnp.int32)
+        if isinstance(quantizer.granularity, PerTensor):
+            dense = levels[0][at]
+        else:
+            groups = jnp.take_along_axis(levels, to_groups(at, quantizer.granularity), axis=1)
+            dense = from_groups(groups, leaves[path].shape, quantizer.granularity)
+        hard[path] = dense.astype(leaves[path].dtype)
     return replace_leaves(params, hard)
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.fast
 ORDER = [
     "reader", "grouping", "packing", "codebook", "streaming", "semidual", "starts", "newton", "transport", "assignment",
     "quantizer", "mec", "rounding", "uniform", "nonuniform", "annealed", "catalog",
-    "rules", "tree", "layers", "losses", "training", "hardening", "artifact", "report",
+    "rules", "tree", "layers", "losses", "training", "sharding", "hardening", "artifact", "report",
     "packed", "kernels", "jaxprs", "inference", "onnx_graph", "onnx_trace", "onnx_ops", "export",
     "exact", "integer_walk", "integer_rules", "integer", "cli",
 ]  # fmt: skip

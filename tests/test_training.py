@@ -73,21 +73,6 @@ def test_float_step_leaves_levels_alone(setup):
     np.testing.assert_allclose(metrics.loss, metrics.task)
 
 
-def test_eight_devices_do_what_one_does(setup):
-    trainer, state, batch = setup
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    many, split = training.data_parallel(mesh, state, batch)
-    step = jax.jit(trainer.soft_step)
-    for _ in range(3):
-        state, one = step(state, batch)
-        many, eight = step(many, split)
-    np.testing.assert_allclose(eight.loss, one.loss, rtol=1e-4)
-    np.testing.assert_allclose(many.params["a"]["kernel"], state.params["a"]["kernel"], atol=1e-4)
-    assert many.params["a"]["kernel"].sharding.is_fully_replicated
-    with pytest.raises(ValueError, match="multiple"):
-        training.data_parallel(mesh, state, jax.tree.map(lambda x: x[:12], batch))
-
-
 def test_reestimate_moves_the_statistics_alone(setup):
     trainer, state, batch = setup
     hard = trainer.hard_params(state)
