@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mecq_jax.packing import HardTensor
-from mecq_jax.quantizer import Info, Quantizer
+from mecq_jax.quantizer import Info, Quantizer, started
 from mecq_jax.rules import Plan, Rule, make_plan
 
 
@@ -49,7 +49,7 @@ class _Quantized:
     kernel: nnx.Param
 
     def _attach(self, quantizer: Quantizer) -> None:
-        params, state = jax.jit(quantizer.init)(self.kernel[...])
+        params, state = started(quantizer, self.kernel[...])
         self.quantizer = quantizer
         self.levels = nnx.data({name: Level(value) for name, value in params.items()})
         self.potentials = nnx.data({name: Potential(value) for name, value in state.items()})

@@ -15,8 +15,10 @@ so that layers whose groups have one size are one call (see `tree`). `mec` holds
 
 import abc
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
@@ -69,6 +71,12 @@ class Quantizer(Protocol):
     ) -> tuple[Array, State, Info]: ...
     def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]: ...
     def levels(self, params: Params, state: State) -> Float[Array, "g k"]: ...
+
+
+@partial(jax.jit, static_argnums=0)
+def started(quantizer: Quantizer, w: Array) -> tuple[Params, State]:
+    """`quantizer.init(w)`, compiled once for all weights of one shape: a network has many layers of few shapes."""
+    return quantizer.init(w)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from mecq_jax.grouping import PerTensor, from_groups, group_shape, shards_back, shards_first, to_groups
-from mecq_jax.quantizer import Info, Params, Quantizer, State
+from mecq_jax.quantizer import Info, Params, Quantizer, State, started
 from mecq_jax.rules import Plan, Rule, _key, flatten, make_plan
 
 QuantTree = dict[str, Params]
@@ -55,7 +55,7 @@ def quantize_tree(params: Any, rules: Sequence[Rule] | Quantizer) -> tuple[Plan,
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"{path} is {leaf.dtype}; only floating weights can be quantized, exclude it by a rule")
         try:
-            quant[path], state[path] = jax.jit(quantizer.init)(leaf)
+            quant[path], state[path] = started(quantizer, leaf)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return plan, quant, state
