@@ -152,6 +152,8 @@ class Store:
             with ocp.StandardCheckpointer() as reader:
                 host = reader.restore(path / "state", wanted)
             got = leaves.described(host)
+        except (PermissionError, MemoryError):  # nothing is wrong with the checkpoint
+            raise
         except Exception as error:  # what orbax raises of a broken file depends on which
             raise Damaged(f"{type(error).__name__} in reading it") from error
         if wrong := [name for name, leaf in got.items() if leaf != record["leaves"][name]]:
@@ -193,9 +195,11 @@ class Store:
     def _failed(self, error: Exception) -> CheckpointError:
         whole = self.steps()
         kept = f"the last one, of step {whole[-1]}, is whole" if whole else "there is none before it"
-        first_line = str(error).strip().split("\n")[0][:300]
+        why = str(error).strip().split("\n")[0]
+        if len(why) > 200:  # tensorstore names a file three times before it comes to the reason
+            why = f"{why[:60]} ... {why[-120:]}"
         return CheckpointError(
-            f"cannot write a checkpoint to {self.folder}: {first_line}\n{kept}; free space on that disk (or make the "
+            f"cannot write a checkpoint to {self.folder}: {why}\n{kept}; free space on that disk (or make the "
             "folder writable) and go on with --resume"
         )
 
@@ -232,6 +236,8 @@ def _about(path: Path) -> dict[str, Any]:
     try:
         record = json.loads((path / "about" / "metadata").read_text(encoding="utf-8"))
         crc = record.pop("crc32")
+    except PermissionError:
+        raise
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise Damaged(f"its record cannot be read: {type(error).__name__}") from error
     if crc != _text_crc(record):

@@ -45,7 +45,7 @@ class RunFolder:
             _refuse_other_config(self.root / "config.json", plain)
         self.root.mkdir(parents=True, exist_ok=True)
         for left in self.root.glob(".*.tmp*"):  # by a process that was killed while it wrote
-            left.unlink()
+            left.unlink(missing_ok=True)
         _replace_keeping(self.root / "config.json", plain)
         _replace_keeping(self.root / "versions.json", versions())
         if not resume:

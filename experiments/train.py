@@ -19,6 +19,13 @@ from experiments.preemption import EXIT_STATUS, Preempted, stop_on_sigterm
 from experiments.progress import bar
 
 
+def _quiet_orbax() -> None:
+    """Of a failure, one message: orbax also logs what it raises, and closes its event loop on callbacks to come."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda got: None if str(got.exc_value) == "Event loop is closed" else before(got)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.train", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -26,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--resume", action="store_true")
     known, overrides = parser.parse_known_args(arguments)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it raises, with its traceback
+    _quiet_orbax()
     try:
         config = configs.override(configs.load(known.config), overrides)
         folder = known.folder or Path("runs") / Path(known.config).stem
