@@ -145,7 +145,11 @@ class Layout:
 
     def place(self, state: TrainState, plan: Plan) -> TrainState:
         """The state on the mesh's devices."""
-        return jax.device_put(state, self.shardings(state, plan))
+        shardings = self.shardings(state, plan)
+        key = jax.device_put(jax.random.key_data(state.rng), shardings.rng)  # keys alone do not go to other processes
+        rng = jax.random.wrap_key_data(key, impl=jax.random.key_impl(state.rng))
+        rest: tuple = jax.device_put(state[:-1], shardings[:-1])
+        return TrainState(*rest, rng)
 
     def jit(self, step: Callable, state: TrainState, plan: Plan) -> Callable:
         """`step` jitted, (state, batch) -> (state, metrics); the new state lies where the old one did."""
