@@ -148,8 +148,8 @@ class Layout:
         shardings = self.shardings(state, plan)
         key = jax.device_put(jax.random.key_data(state.rng), shardings.rng)  # keys alone do not go to other processes
         rng = jax.random.wrap_key_data(key, impl=jax.random.key_impl(state.rng))
-        rest: tuple = jax.device_put(state[:-1], shardings[:-1])
-        return TrainState(*rest, rng)
+        fields = zip(state._fields, state, shardings, strict=True)
+        return TrainState(**{name: rng if name == "rng" else jax.device_put(x, where) for name, x, where in fields})
 
     def jit(self, step: Callable, state: TrainState, plan: Plan) -> Callable:
         """`step` jitted, (state, batch) -> (state, metrics); the new state lies where the old one did."""

@@ -202,6 +202,7 @@ def test_a_damaged_checkpoint_costs_its_steps_only(launcher, whole, tmp_path):
     assert_same_run(folder, whole)
 
 
+@pytest.mark.slow  # its part in `Store` is tested at any time
 def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint(launcher, whole, tmp_path):
     folder = tmp_path / "run"
     process = launcher.start(folder, "full", 3000)
