@@ -96,7 +96,11 @@ def test_lowers_for_the_accelerators(platform, lowering, k, m, dtype, granularit
     arranged = jax.eval_shape(partial(kernels.arrange, platform=platform), packed)
     x = jax.ShapeDtypeStruct((m, size), dtype)
     traced = jax.jit(partial(kernels.matmul, platform=platform)).trace(x, arranged)
-    assert "custom_call" in traced.lower(lowering_platforms=(lowering,)).as_text()
+    try:
+        lowered = traced.lower(lowering_platforms=(lowering,))
+    except ModuleNotFoundError as error:  # newer versions of jaxlib lower Triton's part by a package of their GPU extra
+        pytest.skip(str(error))
+    assert "custom_call" in lowered.as_text()
 
 
 def test_misuse_is_named(rng):
