@@ -1,48 +1,14 @@
-"""A run from end to end: train, stop, resume, pack, reload in another process; the command line's refusals."""
+"""A run's configuration: its files, its fields, and the command line's refusals. (Runs: `test_resilience`.)"""
 
-import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from experiments import config as configs
-from experiments import run as runs
 from experiments import train
 from experiments.config import Config
-from experiments.runfolder import read_metrics
 
-TINY = Config(model="norm_mlp", train_size=320, width=8, batch=32, float_epochs=1, soft_epochs=2, hard_epochs=1)
-
-
-pytestmark = pytest.mark.usefixtures("standard_promotion")
-
-
-def test_a_stopped_run_resumes_to_the_same_end(tmp_path):
-    whole = runs.run(TINY, tmp_path / "whole")
-
-    class Stop(Exception):
-        pass
-
-    def stop(what, done, of):
-        if what == "quantized (soft)" and done == 15:
-            raise Stop
-
-    with pytest.raises(Stop):
-        runs.run(TINY, tmp_path / "parts", progress=stop)
-    parts = runs.run(TINY, tmp_path / "parts", resume=True)
-    assert dataclasses.replace(TINY) == TINY and parts.hard_accuracy == whole.hard_accuracy
-    for name in np.load(whole.folder / "evaluated.npz").files:
-        expected, got = (np.load(r.folder / "evaluated.npz")[name] for r in (whole, parts))
-        np.testing.assert_array_equal(got, expected)
-    steps = [[r["step"] for r in read_metrics(r.folder / "metrics.jsonl")] for r in (whole, parts)]
-    assert steps[0] == steps[1]
-    out = subprocess.run(
-        [sys.executable, "-m", "experiments.verify", str(parts.folder)], check=True, capture_output=True, text=True
-    )
-    assert "predictions are the same" in out.stdout
+pytestmark = pytest.mark.fast
 
 
 def test_every_config_loads_and_builds_its_quantizer():

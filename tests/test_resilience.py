@@ -92,6 +92,12 @@ def whole(launcher, tmp_path_factory) -> Path:
     return folder
 
 
+def test_a_run_is_verified_in_another_process(whole):
+    """The packed file gives the weights and predictions that the run evaluated."""
+    done = subprocess.run([sys.executable, "-m", "experiments.verify", str(whole)], capture_output=True, text=True)
+    assert done.returncode == 0 and "predictions are the same" in done.stdout, done.stderr
+
+
 def final_state(folder):
     store = Store(folder / "checkpoints" / "quantized")
     with ocp.StandardCheckpointer() as reader:
