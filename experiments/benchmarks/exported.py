@@ -25,7 +25,7 @@ import numpy as np
 from experiments import models
 from experiments.benchmarks import measure
 from experiments.rows import Row
-from mecq_jax import LSQ, artifact, export, inference, layers, quantize
+from mecq_jax import LSQ, artifact, default_rules, export, harden_tree, inference, layers, quantize_tree
 
 NETWORKS = {"resnet20": (32, 16), "vit_tiny": (32, 192), "mlp": (32, 2048)}  # size of images, width
 TINY = {"mlp": (8, 32)}
@@ -47,7 +47,11 @@ print(json.dumps({"load": loaded, "memory": memory, "after": resident() - before
 
 def tensors_of(model: Any, k: int | None) -> Mapping[str, Any]:
     """The network's tensors, those of its blocks at k levels."""
-    return layers.harden(model if k is None else quantize(model, LSQ(k=k))[0])
+    arrays = layers.harden(model)
+    if k is None:
+        return arrays
+    plan, quant, state = quantize_tree(arrays, default_rules(LSQ(k=k), layers.kernels(model)))
+    return harden_tree(plan, arrays, quant, state)
 
 
 def in_its_own_process(path: Path, x: Path) -> dict[str, float]:
