@@ -6,8 +6,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import fuzz, portability
-from mecq_jax import export
+from experiments import fuzz, models, portability
+from mecq_jax import export, layers
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -44,6 +44,14 @@ def test_a_network_is_the_same_in_every_runtime(tmp_path):
         assert row["file_bytes"] < row["float_bytes"]
     text = portability.table(rows).splitlines()
     assert len(text) == 2 + 2 and "| 3 | channel |" in text[-1] and "same bits" in text[-1]
+
+
+@pytest.mark.parametrize("name", [n for n in models.MODELS if n != "resnet20"])
+def test_every_model_is_exported(name, tmp_path):
+    """ResNet-20 is ResNet-8 with more blocks."""
+    model = models.build(name, 3, 8, 10, 6, seed=0)
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
+    assert export.onnx(tmp_path / "m.onnx", layers.functional(model), layers.harden(model), x) > 0
 
 
 def test_a_changed_class_is_an_error():
