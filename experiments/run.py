@@ -59,7 +59,8 @@ def run(
     task = task or make_task(config)
     if task.config != config:
         task = dataclasses.replace(task, config=config)
-    with RunFolder(root, dataclasses.asdict(config), resume=resume) as folder:
+    defaults = dataclasses.asdict(Config())
+    with RunFolder(root, dataclasses.asdict(config), resume=resume, defaults=defaults) as folder:
         if not resume:  # what an earlier run of the same config left would be taken for this one's
             shutil.rmtree(root / "checkpoints", ignore_errors=True)
             (root / "float.safetensors").unlink(missing_ok=True)

@@ -32,9 +32,16 @@ class RunFolder:
     resume: False starts the run anew, and refuses a folder that holds another config; a folder with the same
         config has its metrics emptied. True goes on where the folder left off (see `resume_at`), also with
         a changed config.
+    defaults: what stood in fields that a folder of an earlier version lacks.
     """
 
-    def __init__(self, root: str | os.PathLike, config: Mapping[str, Any], resume: bool = False):
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        config: Mapping[str, Any],
+        resume: bool = False,
+        defaults: Mapping[str, Any] | None = None,
+    ):
         self.root = Path(root)
         self.metrics_path = self.root / "metrics.jsonl"
         self._board: Any = None
@@ -42,7 +49,7 @@ class RunFolder:
         self._purge_step: int | None = None
         plain = to_json(config)
         if not resume:
-            _refuse_other_config(self.root / "config.json", plain)
+            _refuse_other_config(self.root / "config.json", plain, to_json(defaults or {}))
         self.root.mkdir(parents=True, exist_ok=True)
         for left in self.root.glob(".*.tmp*"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
@@ -205,19 +212,23 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}".strip(".")).items()}
 
 
-def _refuse_other_config(path: Path, config: Any) -> None:
-    if differ := differences(path, config):
+def _refuse_other_config(path: Path, config: Any, defaults: Any) -> None:
+    if differ := differences(path, config, defaults):
         raise FileExistsError(
             f"{path.parent} holds a run with another config:\n" + "\n".join(differ)
             + "\nChoose another folder, delete this one, or resume it (resume=True)."
         )
 
 
-def differences(path: Path, value: Any) -> list[str]:
-    """A line for each field in which the JSON file differs from `value`; none if there is no file."""
+def differences(path: Path, value: Any, defaults: Any = None) -> list[str]:
+    """A line for each field in which the JSON file differs from `value`; none if there is no file.
+
+    defaults: what stood in fields that the file lacks, being older than they.
+    """
     if not path.exists():
         return []
-    old, new = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(value)
+    old, new = (_flat(defaults) if defaults else {}), _flat(value)
+    old |= _flat(json.loads(path.read_text(encoding="utf-8")))
     return [
         f"  {name}: {json.dumps(old[name]) if name in old else 'absent'} in the folder, "
         f"{json.dumps(new[name]) if name in new else 'absent'} now"

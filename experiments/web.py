@@ -87,7 +87,7 @@ def trained(root: Path) -> Path:
     """The run folder of the digits config, trained there unless it was before."""
     config = configs.load(CONFIG)
     # A folder with the same config goes on where it stopped; one with another is refused by `run`.
-    resume = not differences(root / "config.json", to_json(config))
+    resume = not differences(root / "config.json", to_json(config), to_json(Config()))
     with bar() as progress:
         return run(config, root, resume=resume, progress=progress).folder
 

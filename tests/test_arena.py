@@ -85,7 +85,7 @@ def test_the_protocol_tunes_repeats_and_goes_on(tmp_path):
     del shared["config"]["balance"]  # as if the rows were older than the field
     (tmp_path / "arena.json").write_text(json.dumps(shared))
     assert len(run(arena, tmp_path)) == 3
-    with pytest.raises(ValueError, match="balance: absent in the folder"):
+    with pytest.raises(ValueError, match=r"balance: 1\.0 in the folder, 0\.5 now"):
         run(dataclasses.replace(arena, config=dataclasses.replace(config, balance=0.5)), tmp_path)
 
 

@@ -134,6 +134,13 @@ def test_another_config_is_refused_with_the_fields_that_differ(tmp_path, no_tens
     assert steps(tmp_path) == [0]
 
 
+def test_a_folder_older_than_a_field_holds_its_default(tmp_path, no_tensorboard):
+    RunFolder(tmp_path, {"k": 4}).close()
+    RunFolder(tmp_path, {"k": 4, "new": 1}, defaults={"k": 2, "new": 1}).close()
+    with pytest.raises(FileExistsError, match="new: 1 in the folder, 2 now"):
+        RunFolder(tmp_path, {"k": 4, "new": 2}, defaults={"k": 2, "new": 1})
+
+
 def test_the_same_config_starts_anew(tmp_path, no_tensorboard):
     for _ in range(2):
         with RunFolder(tmp_path, CONFIG) as run:

@@ -230,11 +230,7 @@ def refuse_another(arena: Arena, path: Path) -> None:
     """
     shared = {name: value for name, value in to_json(arena).items() if name not in ("levels", "methods")}
     shared["config"]["data_dir"] = None
-    if path.is_file():
-        config = shared["config"]
-        known, usual = json.loads(path.read_text())["config"], to_json(Config())
-        shared["config"] = {name: x for name, x in config.items() if name in known or x != usual[name]}
-    if differ := differences(path, shared):
+    if differ := differences(path, shared, {"config": to_json(Config())}):
         raise ValueError(
             f"{path} describes another arena than this one:\n" + "\n".join(differ)
             + "\nGive another folder, or delete its rows."
