@@ -63,8 +63,7 @@ def in_processes(number: int, arguments: Sequence[str]) -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "experiments.devices", "--distributed", "--coordinator", coordinator,
-               "--processes", str(number), *arguments]  # fmt: skip
+    command = [sys.executable, "-m", "experiments.devices", *arguments, "--distributed", "--coordinator", coordinator]
     started = [subprocess.Popen([*command, "--process", str(i)]) for i in range(number)]
     try:
         return next((status for status in [process.wait() for process in started] if status), 0)
@@ -93,8 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     if options.processes and not options.distributed:
-        at = given.index("--processes")
-        return in_processes(options.processes, given[:at] + given[at + 2 :])
+        return in_processes(options.processes, given)
     if options.devices:
         jax.config.update("jax_num_cpu_devices", options.devices)
     if options.distributed:

@@ -127,8 +127,10 @@ def _exported(name: str, config: Config, task: Task, folder: Path, forward: Any,
     for runtime, f in RUNTIMES.items():
         if installed(runtime):
             row[runtime] = difference(f(folder / "model.onnx", x), logits, export.TOLERANCE, f"{key} {runtime}")
-    on_grid = None if name in OFF_THE_GRID else _on_grid(row, task, folder, forward, tensors, x)
-    return row, {"model": logits} | ({} if on_grid is None else {"grid": on_grid})
+    by_export = {"model": logits}
+    if name not in OFF_THE_GRID:
+        by_export["grid"] = _on_grid(row, task, folder, forward, tensors, x)
+    return row, by_export
 
 
 def _on_grid(row: Row, task: Task, folder: Path, forward: Any, tensors: dict[str, Any], x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """One run: float, soft and hard phases of a config, resumable at any step, ending in a packed artifact."""
 
 import dataclasses
-import os
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -123,9 +123,9 @@ def _finish(session, trainer, state, float_params, float_accuracy) -> Result:
     artifact.save(path, named(hard, state.model_state), extra={"config": dataclasses.asdict(config)})
     predictions = task.predict(hard_params, state.model_state)
     expected = {f"params/{name}": np.asarray(value) for name, value in flatten(hard_params).items()}
-    part = root / ".evaluated.tmp.npz"
-    np.savez(part, **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
-    os.replace(part, root / "evaluated.npz")
+    archive = io.BytesIO()
+    np.savez(archive, **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
+    artifact.write_whole(root / "evaluated.npz", archive.getvalue())
     report = make_report(trainer.plan, float_params, hard, path)
     accuracy = float(np.mean(predictions == task.dataset.test_labels))
     session.folder.log(int(state.step), final_float_accuracy=float_accuracy, final_soft_accuracy=soft,

@@ -21,6 +21,8 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from mecq_jax.artifact import write_whole
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "ott-jax", "numpy", "mecq-jax")
 
 
@@ -141,17 +143,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` to `path` (UTF-8) so that a reader sees the old file or the new, never a part."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(Path(path), bytes(text, "utf-8"))
 
 
 def versions() -> dict[str, Any]:

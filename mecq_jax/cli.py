@@ -161,8 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.command:
             case "export":
-                paths = (options.input, options.grid)
-                print(export_file(options.file, options.to, options.out, options.model, *paths))
+                print(export_file(options.file, options.to, options.out, options.model, options.input, options.grid))
             case "run":
                 print(run_onnx(options.file, options.input, options.out))
             case command:

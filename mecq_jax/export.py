@@ -10,7 +10,7 @@ asks for newer opsets, and for versions of other packages that ours cannot be in
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
-from jaxtyping import Array
 
 from mecq_jax import (
     onnx_ops,  # noqa: F401 (registers the rules of primitives)
@@ -27,9 +26,9 @@ from mecq_jax import (
 from mecq_jax.artifact import PRODUCER, write_whole
 from mecq_jax.onnx_graph import SYMBOL, Graph, weights
 from mecq_jax.onnx_trace import Trace, Value
+from mecq_jax.packed import Forward
 from mecq_jax.packing import HardTensor
 
-Forward = Callable[[Mapping[str, Any], Array], Array]
 TOLERANCE = 1e-5
 
 

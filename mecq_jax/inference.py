@@ -22,11 +22,10 @@ from jaxtyping import Array, Float
 
 from mecq_jax import artifact, jaxprs
 from mecq_jax.grouping import PerChannel, PerTensor
-from mecq_jax.packed import PackedTensor, dense, to_device, unpack
+from mecq_jax.packed import Forward, PackedTensor, dense, to_device, unpack
 from mecq_jax.packing import packed_size
 
 BLOCK = 2**18  # weights unpacked at a time
-Forward = Callable[[Mapping[str, Any], Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)

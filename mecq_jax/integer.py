@@ -15,7 +15,7 @@ primitive. What has none (exponentials, divisions by activations: softmax, layer
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,9 +25,8 @@ from mecq_jax import (
 )
 from mecq_jax.exact import shortened
 from mecq_jax.integer_walk import InexactError, Kind, Walk
+from mecq_jax.packed import Forward
 from mecq_jax.packing import HardTensor
-
-Forward = Callable[[Mapping[str, Any], Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)

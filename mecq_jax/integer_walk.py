@@ -12,7 +12,8 @@ import numpy as np
 from mecq_jax import jaxprs
 from mecq_jax.exact import LARGEST, Range, Round, range_of, rounding
 
-RULES: dict[str, Callable] = {}
+RULES = jaxprs.Rules()
+rule = RULES.rule  # of (walk, equation, *values) -> (outputs, their range)
 
 
 class InexactError(ValueError):
@@ -119,16 +120,6 @@ class Walk:
         if not np.isfinite(array).all():
             raise InexactError("a constant that is not finite, among activations")
         return Value(jnp.asarray(array), x.kind, range_of(array))
-
-
-def rule(*primitives: str) -> Callable[[Callable], Callable]:
-    """Register (walk, equation, *values) -> (outputs, their range) as the rule of these primitives."""
-
-    def register(f: Callable) -> Callable:
-        RULES.update(dict.fromkeys(primitives, f))
-        return f
-
-    return register
 
 
 def _range_of_type(dtype: Any) -> Range | None:

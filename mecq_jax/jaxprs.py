@@ -11,6 +11,19 @@ CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "cus
 HELD = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
+class Rules(dict[str, Callable]):
+    """Functions by the names of the primitives that they are for."""
+
+    def rule(self, *primitives: str) -> Callable[[Callable], Callable]:
+        """Register a function as the rule of these primitives."""
+
+        def register(f: Callable) -> Callable:
+            self.update(dict.fromkeys(primitives, f))
+            return f
+
+        return register
+
+
 def interpret(
     jaxpr: Any,
     consts: Sequence[Any],

@@ -6,7 +6,7 @@ batch. `onnx_ops` has the rule of each primitive.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,8 @@ from mecq_jax import jaxprs
 from mecq_jax.onnx_graph import Graph
 
 TYPES = ("float32", "int32", "int64", "uint8", "int8", "bool")
-RULES: dict[str, Callable] = {}
+RULES = jaxprs.Rules()
+rule = RULES.rule  # of (trace, equation, *values) -> value, name or tuple of values
 
 
 class UnsupportedError(ValueError):
@@ -50,16 +51,6 @@ def known(array: Any, shape: tuple[Any, ...] | None = None) -> Value:
     """The value of an array, broadcast to `shape` when it is needed."""
     array = np.asarray(array)
     return Value(array.shape if shape is None else shape, array.shape, array.dtype, array=array)
-
-
-def rule(*primitives: str) -> Callable[[Callable], Callable]:
-    """Register (trace, equation, *values) -> value, name or tuple of values, as the rule of these primitives."""
-
-    def register(f: Callable) -> Callable:
-        RULES.update(dict.fromkeys(primitives, f))
-        return f
-
-    return register
 
 
 class Trace:

@@ -5,7 +5,7 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, UInt8
 from mecq_jax.grouping import Granularity, from_groups, group_shape
 from mecq_jax.packing import HardTensor, bits_for, pack, packed_size
 
+Forward = Callable[[Mapping[str, Any], Any], Any]  # a network as a function of (arrays by path, inputs)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

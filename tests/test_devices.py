@@ -40,7 +40,7 @@ def test_eight_devices_give_the_losses_of_one(alone):
 
 
 def test_two_processes_give_the_losses_of_one(alone):
-    found = in_processes("--processes", "2")
+    found = in_processes("--processes=2")
     assert (found["devices"], found["processes"]) == (2, 2)
     np.testing.assert_allclose(found["losses"], alone, rtol=1e-3)
 

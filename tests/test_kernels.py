@@ -99,6 +99,8 @@ def test_lowers_for_the_accelerators(platform, lowering, k, m, dtype, granularit
     try:
         lowered = traced.lower(lowering_platforms=(lowering,))
     except ModuleNotFoundError as error:  # newer versions of jaxlib lower Triton's part by a package of their GPU extra
+        if (error.name or "").split(".")[0] != "triton":
+            raise
         pytest.skip(str(error))
     assert "custom_call" in lowered.as_text()
 
