@@ -17,9 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import jax
 import orbax.checkpoint as ocp
 
-from experiments import leaves
+from experiments import devices, leaves
 
 LAST = 2  # one that is damaged has one before it
 _DROPPED = "dropped"
@@ -45,6 +46,8 @@ class Damaged(Exception):
 class Store:
     """The checkpoints in a folder; a context manager, at whose end every save is on the disk.
 
+    Of several processes all call `save` and `restore`; the first one alone writes and reads.
+
     folder: made at the first save.
     background: write while the caller goes on; False: `save` returns when all is written.
     """
@@ -61,6 +64,8 @@ class Store:
         about: JSON to give back with the state; score: the higher the better, None where it was not measured.
         """
         host = leaves.host_copy(state)
+        if not devices.writes():
+            return
         record = {"about": dict(about or {}), "score": score, "leaves": leaves.described(host)}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(host), about=ocp.args.JsonSave(record | {"crc32": _text_crc(record)})
@@ -121,11 +126,16 @@ class Store:
           ValueError: if a whole checkpoint does not fit `like`, or none of several is whole.
         """
         self.wait()
+        found = devices.of_first(lambda: self._last_whole(leaves.host_like(like), step))
+        return found and found._replace(state=leaves.placed(found.state, like))
+
+    def _last_whole(self, wanted: Any, step: int | None) -> Found | None:
+        """The checkpoint to restore, its arrays on the host."""
         steps = [s for s in reversed(self.steps()) if step in (None, s)]
         reasons: dict[int, str] = {}
         for found in steps:
             try:
-                state, record = self._read(found, like)
+                state, record = self._read(found, wanted)
             except Damaged as error:
                 reasons[found] = str(error)
                 continue
@@ -138,18 +148,17 @@ class Store:
                              "delete it to train this part of the run again")
         return None
 
-    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    def _read(self, step: int, wanted: Any) -> tuple[Any, dict[str, Any]]:
         path = self.folder / str(step)
         if (path / "_METADATA").exists():
             raise ValueError(f"{path} was written by an earlier version of this project, which kept one checkpoint an "
                              f"epoch; finish the run with that version, or delete {self.folder}")
         record = _about(path)
-        wanted = leaves.host_like(like)
         if differ := leaves.mismatch(record["leaves"], wanted):
             raise ValueError(f"checkpoint {path} is of another model or recipe: {differ}; resume with the config of "
                              "the run, or choose another folder")
         try:
-            with ocp.StandardCheckpointer() as reader:
+            with ocp.StandardCheckpointer(multiprocessing_options=_first_alone()) as reader:
                 host = reader.restore(path / "state", wanted)
             got = leaves.described(host)
         except (PermissionError, MemoryError):  # nothing is wrong with the checkpoint
@@ -158,7 +167,7 @@ class Store:
             raise Damaged(f"{type(error).__name__} in reading it") from error
         if wrong := [name for name, leaf in got.items() if leaf != record["leaves"][name]]:
             raise Damaged(f"{wrong[0]} is not what was written, by its checksum")
-        return leaves.placed(host, like), record
+        return host, record
 
     def _set_aside(self, reasons: Mapping[int, str], instead: int) -> None:
         for step, why in reasons.items():
@@ -168,7 +177,7 @@ class Store:
             (self.folder / str(step)).rename(target)
             self.scores.pop(step, None)
             warnings.warn(f"checkpoint {self.folder / str(step)} is damaged ({why}): it is now {target}, and the run "
-                          f"goes on from {self.folder / str(instead)}", stacklevel=3)
+                          f"goes on from {self.folder / str(instead)}", stacklevel=5)
         if reasons and self._manager is not None:
             self._manager.reload()
 
@@ -178,7 +187,7 @@ class Store:
             self._read_scores()
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=_LastAndBest(self), enable_async_checkpointing=self.background,
-                cleanup_tmp_directories=True, todelete_subdir=_DROPPED,
+                cleanup_tmp_directories=True, create=False, todelete_subdir=_DROPPED, multiprocessing_options=_first_alone(),
             )
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         return self._manager
@@ -202,6 +211,13 @@ class Store:
             f"cannot write a checkpoint to {self.folder}: {why}\n{kept}; free space on that disk (or make the "
             "folder writable) and go on with --resume"
         )
+
+
+def _first_alone() -> ocp.options.MultiprocessingOptions:
+    """The first process waits for no other: it alone has called orbax."""
+    several = jax.process_count() > 1
+    return ocp.options.MultiprocessingOptions(active_processes={0} if several else None,
+                                              barrier_sync_key_prefix="first" if several else None)
 
 
 class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):

@@ -3,38 +3,31 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
-from experiments import augment, data, models
+from experiments import augment, data, models, task
 from experiments.config import Config
-from mecq_jax.layers import kernels
+from experiments.task import Examples, parts, rest_of
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A data set and a model, with everything that a run computes from them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(task.Task):
+    """A data set in memory and a network that gives a logit for every class."""
 
-    params, model_state: starting trees of plain arrays; `order`: the parameters by path as the model builds them.
-    """
-
-    config: Config
     dataset: data.Dataset
-    graphdef: Any
-    params: Any
-    model_state: Any
-    order: Mapping[str, Any]
+    measure: ClassVar[str] = "accuracy"
 
-    def model(self, params, model_state, training: bool) -> Any:
-        """The model with these parameters in the config's type; in training, batch norm goes by the batch."""
-        params = jax.tree.map(lambda x: x.astype(self.config.compute), params)
-        model = nnx.merge(self.graphdef, nnx.State(params), nnx.State(model_state))
-        return nnx.view(model, use_running_average=not training, deterministic=not training, raise_if_not_found=False)
+    @cached_property
+    def train(self) -> Examples:
+        return Examples({"image": self.dataset.train_images, "label": self.dataset.train_labels})
+
+    @cached_property
+    def test(self) -> Examples:
+        return Examples({"image": self.dataset.test_images})
 
     def inputs(self, images):
         """What the model is given of uint8 images."""
@@ -54,20 +47,13 @@ class Task:
         logits = model(self.inputs(self.augmented(rng, batch["image"]))).astype(jnp.float32)
         return cross_entropy(logits, batch["label"]), (rest_of(model), train_accuracy(logits, batch["label"]))
 
-    @cached_property
-    def _predict(self):
-        return jax.jit(lambda params, state, images: self.logits(params, state, images).argmax(axis=1))
+    def output(self, params, model_state, batch):
+        """The class of every image."""
+        return self.logits(params, model_state, batch["image"]).argmax(axis=1)
 
-    def predict(self, params, model_state, batch: int = 500) -> np.ndarray:
-        """The class predicted for every test image."""
-        images = self.dataset.test_images
-        starts = range(0, len(images), batch)
-        parts = [np.asarray(self._predict(params, model_state, images[i : i + batch])) for i in starts]
-        return np.concatenate(parts)
-
-    def accuracy(self, params, model_state) -> float:
+    def score(self, outputs):
         """Share of test images classified right."""
-        return float(np.mean(self.predict(params, model_state) == self.dataset.test_labels))
+        return float(np.mean(outputs == self.dataset.test_labels))
 
 
 def cross_entropy(logits, labels):
@@ -78,12 +64,6 @@ def cross_entropy(logits, labels):
 def train_accuracy(logits, labels) -> Mapping[str, Any]:
     """The scalar that a loss reports of its batch."""
     return {"train_accuracy": jnp.mean((logits.argmax(axis=1) == labels).astype(jnp.float32))}
-
-
-def rest_of(model: Any) -> Any:
-    """A model's state that is not trained by gradients, as a plain tree."""
-    _, _, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    return nnx.to_pure_dict(rest)
 
 
 def downscale(images: np.ndarray, factor: int) -> np.ndarray:
@@ -107,7 +87,4 @@ def make_task(config: Config, dataset: data.Dataset | None = None) -> Task:
     )
     size, channels = (int(d) for d in dataset.train_images.shape[2:])
     model = models.build(config.model, channels, size, dataset.classes, config.width, config.seed)
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    return Task(
-        config, dataset, graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(rest), order=kernels(model)
-    )
+    return Task(config=config, dataset=dataset, **parts(model))

@@ -17,6 +17,7 @@ MEC_METHODS = ("mec", "mec_hard_forward", "softmax")
 # Those whose hard epochs freeze the codes: soft to the end of the soft phase, with levels that train on.
 FREEZING = ("mec", "softmax")
 COMPUTE = ("float32", "bfloat16")
+TASKS = ("classify", "segment", "language")
 GROUPS = ("tensor", "channel", "block")
 
 
@@ -24,8 +25,10 @@ GROUPS = ("tensor", "channel", "block")
 class Config:
     """Everything that defines a run.
 
-    Data: `dataset` (see data.CLASSES), `data_dir`, `train_size` (None: all), `downscale` (mean over d x d pixels),
-    `augment` (augment.KINDS) with `pad` pixels.
+    Task: `task` (tasks.MAKERS): 'classify' images, 'segment' them, or 'language', the next token of a text.
+    Data: `dataset` (see data.CLASSES; a task has its own), `data_dir`, `train_size` (None: all), `downscale` (mean over
+    d x d pixels), `augment` (augment.KINDS) with `pad` pixels; `size`: height and width to which images are cut (None:
+    as they are), `context`: tokens that a language model sees; `label_smoothing`, and `mixup`'s alpha (0: none).
     Model: `model` (models.MODELS), `width`, `compute` ('float32', or 'bfloat16' for the network's arithmetic:
     parameters, their optimizer, batch statistics, quantizers and the loss stay in float32).
     Quantizer: `method`, `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights), `gradient`,
@@ -34,7 +37,8 @@ class Config:
     others train on as they did; 'all': of all), `batch`, `optimizer` ('adam' or 'sgd' with momentum 0.9), peak learning
     rates (`levels_rate`: of levels and steps, as a share of the weights'), cosine to 0 over each of float and quantized
     training (where the hard epochs freeze codes, one for each phase, the last from `hard_rate` of the peak),
-    `weight_decay` on float weights, epsilon from `epsilon_start` to `epsilon_end` (relative to var(w)) over
+    `weight_decay` on float weights, `warmup` (share of the steps in which the rate rises), `clip` (bound on the global
+    norm of the gradients, None: none), epsilon from `epsilon_start` to `epsilon_end` (relative to var(w)) over
     `epsilon_hold` of the soft phase, `entropy_weight` lambda (risen linearly over the soft phase).
     `float_run`: a finished run's folder to take float weights from, instead of training them.
     Safety: a checkpoint is written after every epoch, every `checkpoint_steps` steps and after `checkpoint_seconds`
@@ -42,12 +46,17 @@ class Config:
     on from there in another order ('roll_back', at most `roll_backs` times).
     """
 
+    task: str = "classify"
     dataset: str = "digits"
     data_dir: str | None = None
     train_size: int | None = None
     downscale: int = 1
     augment: str = "none"
     pad: int = 4
+    size: tuple[int, int] | None = None
+    context: int = 128
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
     model: str = "cnn"
     width: int = 16
     compute: str = "float32"
@@ -72,6 +81,8 @@ class Config:
     freeze: str = "own"
     levels_rate: float = 0.1
     weight_decay: float = 0.0
+    warmup: float = 0.0
+    clip: float | None = None
     epsilon_start: float = 0.3
     epsilon_end: float = 0.01
     epsilon_hold: float = 0.9
@@ -83,11 +94,11 @@ class Config:
     roll_backs: int = 3
 
     def __post_init__(self):
-        for name, allowed in (("method", METHODS), ("groups", GROUPS), ("optimizer", ("adam", "sgd")),
+        for name, allowed in (("task", TASKS), ("method", METHODS), ("groups", GROUPS), ("optimizer", ("adam", "sgd")),
                               ("freeze", ("own", "all")), ("compute", COMPUTE), ("on_nan", ("stop", "roll_back"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {allowed}")
-        for name in ("batch", "width", "downscale", "newton_steps"):
+        for name in ("batch", "width", "downscale", "newton_steps", "context"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 1")
         if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
@@ -95,6 +106,12 @@ class Config:
         for name in ("float_epochs", "soft_epochs", "hard_epochs", "roll_backs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 0")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup = {self.warmup}: it must be a share of the steps in [0, 1)")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip = {self.clip}: it must be above 0, or None")
+        if self.size is not None:  # JSON gives a list back
+            object.__setattr__(self, "size", tuple(self.size))
         self.quantizer()
 
     @property
@@ -156,6 +173,8 @@ def _parse(name: str, kind: str, text: str):
         value = text
     if "float" in kinds and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
+    if any(k.startswith("tuple") for k in kinds) and isinstance(value, (tuple, list)) and len(value) == 2:
+        return tuple(value)
     if "int" in kinds and isinstance(value, int) and not isinstance(value, bool):
         return value
     raise ValueError(f"{name} = {text!r} is not of type {' or '.join(kinds)}")

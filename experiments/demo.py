@@ -93,13 +93,13 @@ def table(mec: list[Result], lsq: list[Result]) -> Table:
         return f"{100 * np.mean(values):.2f} ± {100 * np.std(values):.2f}"
 
     float_bytes = (mec[0].folder / "float.safetensors").stat().st_size
-    out.add_row("float32", spread([r.float_accuracy for r in mec]), f"{float_bytes:,}", "32", "")
-    out.add_row("MEC-Quant 2-bit, soft", spread([r.soft_accuracy for r in mec]), "", "", "")
+    out.add_row("float32", spread([r.float_score for r in mec]), f"{float_bytes:,}", "32", "")
+    out.add_row("MEC-Quant 2-bit, soft", spread([r.soft_score for r in mec]), "", "", "")
     for name, results in (("MEC-Quant 2-bit, hard", mec), ("LSQ 2-bit", lsq)):
         gap = spread([r.soft_to_hard_gap for r in results]) if results is mec else ""
         report = results[0].report
         bits = f"{report.bits_per_quantized_weight:.3f}"
-        out.add_row(name, spread([r.hard_accuracy for r in results]), f"{report.file_bytes:,}", bits, gap)
+        out.add_row(name, spread([r.hard_score for r in results]), f"{report.file_bytes:,}", bits, gap)
     return out
 
 

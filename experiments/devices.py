@@ -1,112 +1,158 @@
-"""The same training on one device, on many, or in several processes:  python -m experiments.devices [options]
+"""Where a run computes: one device, a mesh of many, or the meshes of several processes; who of them writes files.
 
---devices 8        eight simulated devices in this process
---processes 2      two processes on this machine, each with its own part of every batch, over the loopback
---distributed      one process of many: start the same command on every host. On a TPU pod slice JAX finds the others by
-                   itself; under Slurm or MPI too; elsewhere give --coordinator HOST:PORT --process I --processes N
---fully_sharded    kernels, their optimizer's state and codes split over the devices too
+    devices = over(count, split="fully_sharded")     # None: this process's first device alone
+    plan = devices.plan(plan, params)
+    state = devices.place(state, plan)
+    step = devices.jit(trainer.soft_step, state, plan)
+    state, metrics = step(state, devices.batch(batch))
 
-It trains the soft phase of a config (--config, and any --field=value) for --steps steps from float weights drawn by the
-seed, and prints the loss of every step, which is that of one device up to the order of sums.
+Only the first process of several writes; what it decides or reads, the others are told.
 """
 
-import argparse
-import json
-import os
+import dataclasses
+import math
+import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from itertools import chain, count, islice
-from pathlib import Path
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh
 
-from experiments import config as configs
-from experiments import data
-from experiments.classify import make_task
-from experiments.config import Config
-from experiments.recipe import quantized_trainer
-from mecq_jax import rules, tree
-from mecq_jax.sharding import Layout, fully_sharded
+from experiments.models import TENSOR_PARALLEL
+from mecq_jax.rules import Plan
+from mecq_jax.sharding import Layout, Split, fully_sharded
+from mecq_jax.training import TrainState
 
-DEFAULT = Path(__file__).resolve().parent / "configs" / "digits_cnn_w2.py"
-LEAST = 2**10  # weights of a kernel that is split; the networks here are small
-
-
-def losses(config: Config, steps: int, split_weights: bool, devices: Sequence[jax.Device] | None = None) -> list[float]:
-    """The loss of every step, over all devices of all processes unless `devices` says which."""
-    task = make_task(config)
-    params, dataset = task.params, task.dataset
-    devices = jax.devices() if devices is None else devices
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
-    layout = Layout(mesh, fully_sharded(params, mesh, least=LEAST) if split_weights else ())
-    plan, quant, quant_state = tree.quantize_tree(params, rules.default_rules(config.quantizer(), task.order))
-    plan = layout.plan(plan, params)
-    trainer = quantized_trainer(config, plan, task.loss_fn, len(dataset.train_labels) // config.batch)
-    state = trainer.init(params, quant, quant_state, task.model_state, jax.random.key(config.seed))
-    state = layout.place(state, plan)
-    step = layout.jit(trainer.soft_step, state, plan)
-    epochs = (data.epoch_indices(config.seed, epoch, len(dataset.train_labels), config.batch) for epoch in count())
-    found: list[float] = []
-    for rows in islice(chain.from_iterable(epochs), steps):
-        own = np.split(rows, jax.process_count())[jax.process_index()]
-        batch = {"image": dataset.train_images[own], "label": dataset.train_labels[own]}
-        state, metrics = step(state, layout.batch(batch))
-        found.append(float(metrics.loss))
-    return found
+T = TypeVar("T")
+# Entries of a leaf that is worth splitting; a smaller one is gathered in less time than the splitting saves.
+LEAST = 2**18
 
 
-def in_processes(number: int, arguments: Sequence[str]) -> int:
-    """Start this command `number` times on this machine; the exit status of the first that fails."""
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The devices of a run.
+
+    mesh: with axes 'data' and 'model'; None: the default device alone.
+    fully_sharded: leaves of at least `least` entries are split over 'data'.
+    tensor_parallel: rules of the leaves that are split over 'model'.
+    """
+
+    mesh: Mesh | None = None
+    fully_sharded: bool = False
+    least: int = LEAST
+    tensor_parallel: Sequence[Split] = ()
+
+    @property
+    def parts(self) -> int:
+        """In how many parts a batch is split."""
+        return 1 if self.mesh is None else self.mesh.shape["data"]
+
+    def check(self, batch: int) -> None:
+        """Raises ValueError if a batch does not split over the devices."""
+        if batch % math.lcm(self.parts, jax.process_count()):
+            raise ValueError(f"batch = {batch} does not split over {self.parts} devices in {jax.process_count()} "
+                             "processes; give --batch=... a multiple of both")
+
+    def rounded_up(self, batch: int) -> int:
+        """The batch, or the next one that splits over the devices."""
+        return -(-batch // self.parts) * self.parts
+
+    def layout(self, params: Any) -> Layout:
+        """Where the leaves of these parameters lie on the mesh."""
+        assert self.mesh is not None
+        rules = list(self.tensor_parallel)
+        if self.fully_sharded:
+            rules += fully_sharded(params, self.mesh, least=self.least)
+        return Layout(self.mesh, rules)
+
+    def plan(self, plan: Plan, params: Any) -> Plan:
+        """The plan, with the parts of the leaves that are split."""
+        return plan if self.mesh is None else self.layout(params).plan(plan, params)
+
+    def place(self, state: TrainState, plan: Plan) -> TrainState:
+        """The state on its devices."""
+        return state if self.mesh is None else self.layout(state.params).place(state, plan)
+
+    def jit(self, step: Callable, state: TrainState, plan: Plan) -> Callable:
+        """(state, batch) -> (state, metrics), jitted; takes the old state's buffers over."""
+        if self.mesh is None:
+            return jax.jit(step, donate_argnums=0)
+        return self.layout(state.params).jit(step, state, plan)
+
+    def jit_state(self, function: Callable, state: TrainState, plan: Plan) -> Callable:
+        """state -> state, jitted; the new one lies where the old one does."""
+        if self.mesh is None:
+            return jax.jit(function)
+        return jax.jit(function, out_shardings=self.layout(state.params).shardings(state, plan))
+
+    def batch(self, batch: Any) -> Any:
+        """This process's part of a batch, with those of the others, on the devices."""
+        return batch if self.mesh is None else Layout(self.mesh).batch(batch)
+
+
+ONE = Devices()
+
+
+def over(count: int | None = None, split: bool = False, tensor_parallel: int = 1, least: int = LEAST) -> Devices:
+    """The first `count` devices of all processes (None: all).
+
+    split: fully sharded; tensor_parallel: over how many the kernels of a transformer are split, which must divide the
+    number of devices.
+    """
+    found = jax.devices()[:count]
+    if count is not None and len(found) < count:
+        raise ValueError(f"{count} devices are wanted, {len(found)} are here")
+    if tensor_parallel < 1 or len(found) % tensor_parallel:
+        raise ValueError(f"tensor_parallel = {tensor_parallel} does not divide {len(found)} devices")
+    mesh = jax.make_mesh((len(found) // tensor_parallel, tensor_parallel), ("data", "model"),
+                         axis_types=(AxisType.Auto, AxisType.Auto), devices=found)  # fmt: skip
+    return Devices(mesh, split, least, TENSOR_PARALLEL if tensor_parallel > 1 else ())
+
+
+def writes() -> bool:
+    """Whether this process writes files: the first one does."""
+    return jax.process_index() == 0
+
+
+def of_first(function: Callable[[], T]) -> T:
+    """What `function` gives in the first process, in every process; the others do not call it."""
+    if jax.process_count() == 1:
+        return function()
+    told = pickle.dumps(function()) if writes() else b""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
+    buffer = np.frombuffer(told.ljust(size, b"\0"), np.uint8)
+    return pickle.loads(multihost_utils.broadcast_one_to_all(buffer).astype(np.uint8).tobytes())
+
+
+def preempted(step: int) -> bool:
+    """Whether any process of several was told to stop, and all have come to the step at which they do."""
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Become one process of many; without arguments JAX asks the cluster (TPU pods, Slurm, MPI)."""
+    if coordinator:  # on a cluster of CPUs too; elsewhere the option means nothing
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, processes, process)
+
+
+def in_processes(number: int, command: Sequence[str]) -> int:
+    """Start a command `number` times on this machine, as processes of one run; the first bad exit status ends all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "experiments.devices", *arguments, "--distributed", "--coordinator", coordinator]
+    command = [sys.executable, *command, "--distributed", "--coordinator", coordinator, "--processes", str(number)]
     started = [subprocess.Popen([*command, "--process", str(i)]) for i in range(number)]
     try:
-        return next((status for status in [process.wait() for process in started] if status), 0)
+        while any(p.poll() is None for p in started) and not any(p.returncode for p in started):
+            time.sleep(0.1)
+        return next((p.returncode for p in started if p.returncode), 0)
     finally:
         for process in started:
             process.kill()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m experiments.devices", description=__doc__, formatter_class=raw,
-                                     allow_abbrev=False)  # fmt: skip
-    parser.add_argument("--devices", type=int)
-    parser.add_argument("--processes", type=int)
-    parser.add_argument("--distributed", action="store_true")
-    parser.add_argument("--coordinator")
-    parser.add_argument("--process", type=int)
-    parser.add_argument("--fully_sharded", action="store_true")
-    parser.add_argument("--config", default=DEFAULT)
-    parser.add_argument("--steps", type=int, default=20)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options, overrides = parser.parse_known_args(given)
-    try:
-        config = configs.override(configs.load(options.config), overrides)
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
-    if options.processes and not options.distributed:
-        return in_processes(options.processes, given)
-    if options.devices:
-        jax.config.update("jax_num_cpu_devices", options.devices)
-    if options.distributed:
-        if os.environ.get("JAX_PLATFORMS") == "cpu" or options.coordinator:
-            jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(options.coordinator, options.processes, options.process)
-    devices = jax.device_count()
-    if config.batch % devices:
-        parser.error(f"batch = {config.batch} does not split over {devices} devices; give --batch=... a multiple")
-    found = losses(config, options.steps, options.fully_sharded)
-    if jax.process_index() == 0:
-        print(json.dumps({"devices": devices, "processes": jax.process_count(), "losses": found}))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

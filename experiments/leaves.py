@@ -7,17 +7,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 
 def host_copy(tree: Any) -> Any:
     """JAX's arrays as NumPy arrays of their own, a key as its raw data; NumPy's stay as they are.
 
     On a CPU `np.asarray` of an array is a view of its buffer. To copy it is what lets the next step write its result
-    into that buffer (donation), which JAX refuses while a view of it is held.
+    into that buffer (donation), which JAX refuses while a view of it is held. Of leaves that lie on the devices of
+    several processes each process gets the whole, and all must call this together.
     """
-    raw = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+    raw = jax.tree.map(lambda x: _whole(jax.random.key_data(x) if is_key(x) else x), tree)
     host = jax.device_get(raw)  # starts all transfers before it waits for one
     return jax.tree.map(lambda x, y: np.array(y, copy=True) if isinstance(x, jax.Array) else y, raw, host)
+
+
+def _whole(x: Any) -> Any:
+    if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
+        return multihost_utils.process_allgather(x, tiled=True)
+    return x
 
 
 def host_like(tree: Any) -> Any:
@@ -39,10 +47,14 @@ def placed(host: Any, like: Any) -> Any:
     """The arrays that `host_copy` gave, as keys where `like` has them, and on its devices."""
 
     def place(x, y):
-        if is_key(y):
-            x = jax.random.wrap_key_data(x)
         if not isinstance(y, jax.Array):
             return x
+        if not y.is_fully_addressable:
+            raw = y if not is_key(y) else jax.random.key_data(y)
+            x = jax.make_array_from_callback(x.shape, raw.sharding, lambda index: x[index])
+            return jax.random.wrap_key_data(x) if is_key(y) else x
+        if is_key(y):
+            x = jax.random.wrap_key_data(x)
         # Left where jit is free to move it, as a fresh array is; a copy, for the next step takes the buffer over.
         return jax.device_put(x, y.sharding, may_alias=False) if y.committed else jnp.array(x, copy=True)
 

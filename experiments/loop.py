@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments import data, divergence
+from experiments import divergence
 from experiments.checkpoint import Found, Store
-from experiments.classify import Task
+from experiments.devices import ONE, Devices, of_first, preempted
 from experiments.divergence import Diverged
 from experiments.leaves import host_copy, placed
 from experiments.preemption import Preempted
-from experiments.runfolder import RunFolder
+from experiments.runfolder import RunFolder, Unwritten
+from experiments.task import Batch, Task
 from mecq_jax.training import Trainer, TrainState
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
@@ -33,33 +33,23 @@ _NEXT_ORDER = 1_000_003  # between the data's seeds before and after a roll-back
 
 @dataclasses.dataclass
 class Session:
-    """A task with its data on the device, its run folder, who is told of progress, and who may ask it to stop."""
+    """A task, its devices and run folder, who is told of progress, and who may ask it to stop."""
 
     task: Task
-    folder: RunFolder
+    folder: RunFolder | Unwritten
     progress: Progress = lambda *_: None
     trace: Callable[[TrainState, Trainer], None] = lambda state, trainer: None
     stop: Callable[[], bool] = lambda: False
+    devices: Devices = ONE
 
-    def __post_init__(self):
-        dataset = self.task.dataset
-        self.images, self.labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
-        self.steps_per_epoch = len(dataset.train_labels) // self.task.config.batch
+    def stops(self, step: int) -> bool:
+        """Whether to stop after this step of the run; all processes say the same."""
+        return self.stop() if jax.process_count() == 1 else preempted(step)
 
-    def jit_step(self, step: Callable) -> Callable:
-        """`step` on batches gathered from the device's copy of the data, inside the jitted function."""
-        # Python loops over this: convolutions inside lax.scan are many times slower on CPU.
-        compiled = jax.jit(
-            lambda state, images, labels, rows: step(state, {"image": images[rows], "label": labels[rows]}),
-            donate_argnums=0,
-        )
-        return lambda state, rows: compiled(state, self.images, self.labels, rows)
-
-    def epoch_rows(self, epoch: int, order: int = 0) -> Iterator[np.ndarray]:
-        """Row numbers of each batch of this epoch; a pure function of the seed, the epoch and the order."""
+    def batches(self, epoch: int, order: int, start: int) -> Iterator[Batch]:
+        """This epoch's batches from `start` on; a pure function of the seed, the epoch and the order."""
         config = self.task.config
-        seed = config.seed + _NEXT_ORDER * order
-        yield from data.epoch_indices(seed, epoch, len(self.task.dataset.train_labels), config.batch)
+        return self.task.train.epoch(config.batch, config.seed + _NEXT_ORDER * order, epoch, start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +80,9 @@ def train(session: Session, course: Course, state: TrainState, resume: bool) -> 
       Diverged: at a loss or a state that is not finite, where the config does not roll back.
     """
     with Store(session.folder.root / "checkpoints" / course.name) as store:
-        loop = _Loop(session, course, state, store)
+        loop = _Loop(session, course, session.devices.place(state, course.trainer.plan), store)
         if resume:
-            loop.take_up(store.restore(state))
+            loop.take_up(store.restore(loop.state))
         while True:
             try:
                 return loop.run()
@@ -109,8 +99,10 @@ class _Loop:
         self.start = host_copy(state) if self.config.on_nan == "roll_back" else None
         self.losses: list[Any] = []
         self.saved_at = time.monotonic()
-        self.settle = jax.jit(course.trainer.settle)
-        self.compiled = {id(step): session.jit_step(step) for _, step, _ in course.parts}
+        devices, plan = session.devices, course.trainer.plan
+        self.settle = devices.jit_state(course.trainer.settle, state, plan)
+        # Python loops over these: convolutions inside lax.scan are many times slower on CPU.
+        self.compiled = {id(step): devices.jit(step, state, plan) for _, step, _ in course.parts}
 
     def take_up(self, found: Found | None) -> None:
         """Go on from a checkpoint, if there is one; what was logged after it is dropped."""
@@ -131,25 +123,27 @@ class _Loop:
             scores = self._evaluate(phase)
             self.epoch, self.batch = self.epoch + 1, 0
             self.session.folder.log(self.course.offset + self.step, epoch=self.epoch, **scores)
-            self._save(scores[f"{list(self.course.evaluate)[-1]}_accuracy"])
+            task = self.session.task
+            score = scores[f"{list(self.course.evaluate)[-1]}_{task.measure}"]
+            self._save(score if task.higher_is_better else -score)
             self._stop_if_asked()
         return self.state
 
     def _train_epoch(self, phase: str, step: Callable) -> None:
         session, course = self.session, self.course
-        total = len(course.epochs) * session.steps_per_epoch
-        rows = list(session.epoch_rows(self.epoch + 1 + course.offset, self.roll_backs))
-        for j in range(self.batch, len(rows)):
-            self.state, metrics = step(self.state, rows[j])
+        per_epoch = session.task.steps_per_epoch
+        batches = session.batches(self.epoch + 1 + course.offset, self.roll_backs, self.batch)
+        for j, batch in enumerate(batches, self.batch):
+            self.state, metrics = step(self.state, session.devices.batch(batch))
             self.step, self.batch = self.step + 1, j + 1
             self.losses.append(metrics.loss)
-            last = j == len(rows) - 1
+            last = j == per_epoch - 1
             if j % LOG_STEPS == 0 or last:
                 _log(session.folder, course.offset + self.step, phase, metrics)
                 self._check_losses()
                 session.trace(self.state, course.trainer)
-            done = self.epoch * session.steps_per_epoch + j + 1
-            session.progress(f"{course.name} ({phase})", done, total)
+            done = self.epoch * per_epoch + j + 1
+            session.progress(f"{course.name} ({phase})", done, len(course.epochs) * per_epoch)
             if not last:  # the last step's checkpoint comes after the evaluation that is logged under it
                 if self._due():
                     self._save()
@@ -157,16 +151,25 @@ class _Loop:
 
     def _evaluate(self, phase: str) -> dict[str, float]:
         settled = self.settle(self.state) if phase == "soft" else self.state
-        weights = self.course.evaluate.items()
-        scores = {f"{name}_accuracy": self.session.task.accuracy(*of(settled)) for name, of in weights}
-        if "hard_accuracy" in scores and phase == "soft":
-            scores["soft_to_hard_gap"] = scores["soft_accuracy"] - scores["hard_accuracy"]
+        task, devices = self.session.task, self.session.devices
+        found = {name: task.evaluate(*of(settled), devices) for name, of in self.course.evaluate.items()}
+        scores = {f"{name}_{task.measure}": score for name, score in found.items()}
+        if phase == "soft":
+            scores["soft_to_hard_gap"] = task.loss_of(found["soft"], found["hard"])
         return scores
 
     def _due(self) -> bool:
         steps, seconds = self.config.checkpoint_steps, self.config.checkpoint_seconds
-        late = seconds is not None and time.monotonic() - self.saved_at >= seconds
+        late = seconds is not None and self._late(seconds)
         return late or (steps is not None and self.step % steps == 0)
+
+    def _late(self, seconds: float) -> bool:
+        def elapsed() -> bool:
+            return time.monotonic() - self.saved_at >= seconds
+
+        # Several processes ask the first one's clock, where they wait for each other anyway.
+        alone = jax.process_count() == 1
+        return elapsed() if alone else self.batch % LOG_STEPS == 1 and of_first(elapsed)
 
     def _save(self, score: float | None = None) -> None:
         """A checkpoint of this step, if its state is finite."""
@@ -180,10 +183,10 @@ class _Loop:
         self.saved_at = time.monotonic()
 
     def _stop_if_asked(self) -> None:
-        if not self.session.stop():
+        if not self.session.stops(self.course.offset + self.step):
             return
         self.store.wait()
-        if self.step not in self.store.steps():
+        if self.step not in of_first(self.store.steps):
             self._save()
             self.store.wait()
         raise Preempted(f"stopped on request at step {self.course.offset + self.step}; its checkpoint is in "
@@ -200,10 +203,11 @@ class _Loop:
     def _diverged(self, what: str) -> Diverged:
         course, plan = self.course, self.course.trainer.plan
         lines = [f"training diverged: {what} of the {course.name} phase.",
-                 f"Layers after step {self.step}:", divergence.table(plan, self.state)]
+                 f"Layers after step {self.step}:", divergence.table(plan, host_copy(self.state))]
         with contextlib.suppress(ValueError):  # where no checkpoint can be read, this error is still the first to tell
             if found := self.store.restore(self.state):
-                lines += [f"Layers at the last checkpoint, step {found.step}:", divergence.table(plan, found.state)]
+                lines += [f"Layers at the last checkpoint, step {found.step}:",
+                          divergence.table(plan, host_copy(found.state))]
         rates = ("float_learning_rate", "learning_rate", "levels_rate")
         now = ", ".join(f"{name} = {getattr(self.config, name):g}" for name in rates)
         lines.append(f"Lower a rate ({now}), or let the run go back and take the data in another order: --resume "
@@ -230,7 +234,7 @@ class _Loop:
                       stacklevel=2)
 
 
-def _log(folder: RunFolder, step: int, phase: str, metrics: Any) -> None:
+def _log(folder: RunFolder | Unwritten, step: int, phase: str, metrics: Any) -> None:
     values = metrics._asdict()
     scalars = values.pop("scalars")
     if phase != "soft":

@@ -20,7 +20,10 @@ def make_optimizer(config: Config, steps: int, peak: float, hard_steps: int = 0)
     """
 
     def one(rate: float, decay: float) -> optax.GradientTransformation:
-        schedule = optax.cosine_decay_schedule(rate, max(steps - hard_steps, 1))
+        rise = round(config.warmup * (steps - hard_steps))
+        schedule = optax.cosine_decay_schedule(rate, max(steps - hard_steps - rise, 1))
+        if rise:
+            schedule = optax.join_schedules([optax.linear_schedule(0.0, rate, rise), schedule], [rise])
         if hard_steps:
             last = optax.cosine_decay_schedule(rate * config.hard_rate, hard_steps)
             schedule = optax.join_schedules([schedule, last], [steps - hard_steps])
@@ -28,7 +31,8 @@ def make_optimizer(config: Config, steps: int, peak: float, hard_steps: int = 0)
             return optax.adamw(schedule, weight_decay=decay)
         return optax.chain(optax.add_decayed_weights(decay), optax.sgd(schedule, momentum=0.9, nesterov=True))
 
-    return optimizers(one(peak, config.weight_decay), one(peak * config.levels_rate, 0.0))
+    both = optimizers(one(peak, config.weight_decay), one(peak * config.levels_rate, 0.0))
+    return both if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), both)
 
 
 def quantized_trainer(config: Config, plan: Plan, loss_fn: LossFn, per_epoch: int) -> Trainer:

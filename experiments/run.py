@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.classify import Task, make_task
+from experiments import tasks
 from experiments.config import Config
+from experiments.devices import ONE, Devices, of_first, writes
+from experiments.leaves import host_copy
 from experiments.loop import Course, Progress, Session, train
 from experiments.recipe import float_trainer, phases, quantized_trainer
-from experiments.runfolder import RunFolder, read_metrics
+from experiments.runfolder import RunFolder, Unwritten, read_metrics
+from experiments.task import Task
 from mecq_jax import artifact, reader, rules, tree
 from mecq_jax.hardening import harden_tree
 from mecq_jax.report import Report, make_report
@@ -24,16 +27,16 @@ from mecq_jax.training import Trainer, TrainState
 
 
 class Result(NamedTuple):
-    """What a run ended with; accuracies are shares of the test set.
+    """What a run ended with; scores are the task's measure on the test set.
 
-    float_accuracy: of the float weights; soft_accuracy: at the end of the soft phase, and soft_to_hard_gap what
-    taking each weight's most probable level cost there; hard_accuracy: of the file, after the last epoch.
+    float_score: of the float weights; soft_score: at the end of the soft phase, and soft_to_hard_gap what
+    taking each weight's most probable level cost there; hard_score: of the file, after the last epoch.
     """
 
     folder: Path
-    float_accuracy: float
-    soft_accuracy: float
-    hard_accuracy: float
+    float_score: float
+    soft_score: float
+    hard_score: float
     soft_to_hard_gap: float
     report: Report
 
@@ -47,27 +50,38 @@ def run(
     task: Task | None = None,
     trace: Callable[[TrainState, Trainer], None] = lambda *_: None,
     stop: Callable[[], bool] = lambda: False,
+    devices: Devices = ONE,
 ) -> Result:
     """Train as `config` says in the folder `root`; with `resume`, go on from its last checkpoint.
 
-    stop: asked after every step; at True the run writes a checkpoint and raises `preemption.Preempted`.
+    stop: asked after every step; at True the run writes a checkpoint and raises `preemption.Preempted`. Several
+    processes ask JAX instead, which hears of the SIGTERM of any of them.
+    devices: where to compute. How the run ends depends on them by the order of sums alone, and it can go on on others.
 
     Raises:
+      ValueError: if the config's batch does not split over the devices.
       divergence.Diverged: at a loss that is not finite; `config.on_nan` can roll back instead.
       checkpoint.CheckpointError: where the disk is full; the last checkpoint stays whole.
     """
-    task = task or make_task(config)
+    task = task or tasks.make_task(config)
     if task.config != config:
         task = dataclasses.replace(task, config=config)
-    defaults = dataclasses.asdict(Config())
-    with RunFolder(root, dataclasses.asdict(config), resume=resume, defaults=defaults) as folder:
-        if not resume:  # what an earlier run of the same config left would be taken for this one's
-            shutil.rmtree(root / "checkpoints", ignore_errors=True)
-            (root / "float.safetensors").unlink(missing_ok=True)
-        session = Session(task, folder, progress, trace, stop)
+    devices.check(config.batch)
+    with _folder(config, root, resume) as folder:
+        session = Session(task, folder, progress, trace, stop, devices)
         params, model_state = _float_phase(session, resume)
-        float_accuracy = task.accuracy(params, model_state)
-        return _quantized_phases(session, params, model_state, float_accuracy, resume)
+        float_score = task.evaluate(params, model_state, devices)
+        return _quantized_phases(session, params, model_state, float_score, resume)
+
+
+def _folder(config: Config, root: Path, resume: bool) -> RunFolder | Unwritten:
+    if not writes():
+        return Unwritten(root)
+    folder = RunFolder(root, dataclasses.asdict(config), resume=resume, defaults=dataclasses.asdict(Config()))
+    if not resume:  # what an earlier run of the same config left would be taken for this one's
+        shutil.rmtree(root / "checkpoints", ignore_errors=True)
+        (root / "float.safetensors").unlink(missing_ok=True)
+    return folder
 
 
 def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
@@ -75,27 +89,36 @@ def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
     task, config = session.task, session.task.config
     path = session.folder.root / "float.safetensors"
     source = Path(config.float_run) / "float.safetensors" if config.float_run else path
-    if config.float_run and not source.is_file():
-        raise FileNotFoundError(f"float_run = {config.float_run!r} holds no float.safetensors; finish that run first")
-    if config.float_run or (resume and path.is_file()):
-        return unflatten(reader.read_dense(source), task)
-    steps = config.float_epochs * session.steps_per_epoch
+
+    def found() -> Any:
+        if config.float_run and not source.is_file():
+            missing = f"float_run = {config.float_run!r} holds no float.safetensors; finish that run first"
+            raise FileNotFoundError(missing)
+        there = config.float_run or (resume and path.is_file())
+        return unflatten(reader.read_dense(source), task) if there else None
+
+    if trained := of_first(found):
+        return trained
+    steps = config.float_epochs * task.steps_per_epoch
     trainer = float_trainer(config, task.loss_fn, steps, config.float_learning_rate)
     state = trainer.init(_copy(task.params), {}, {}, _copy(task.model_state), jax.random.key(config.seed))
     evaluate = {"float": lambda s: (s.params, s.model_state)}
     parts = [("float", trainer.float_step, config.float_epochs)]
     state = train(session, Course("float", parts, trainer, evaluate, offset=0), state, resume)
-    artifact.save(path, named(state.params, state.model_state))
-    return state.params, state.model_state
+    params, model_state = host_copy((state.params, state.model_state))
+    if writes():
+        artifact.save(path, named(params, model_state))
+    return params, model_state
 
 
 def _quantized_phases(
-    session: Session, params: Any, model_state: Any, float_accuracy: float, resume: bool
+    session: Session, params: Any, model_state: Any, float_score: float, resume: bool
 ) -> Result:
     task, config = session.task, session.task.config
     quantizer = config.quantizer()
     plan, quant, quant_state = tree.quantize_tree(params, rules.default_rules(quantizer, task.order))
-    trainer = quantized_trainer(config, plan, task.loss_fn, session.steps_per_epoch)
+    plan = session.devices.plan(plan, params)
+    trainer = quantized_trainer(config, plan, task.loss_fn, task.steps_per_epoch)
     state = trainer.init(_copy(params), quant, quant_state, _copy(model_state), jax.random.key(config.seed + 1))
     steps = {"soft": trainer.soft_step, "hard": trainer.hard_step}
     order = phases(config)
@@ -105,32 +128,37 @@ def _quantized_phases(
         "soft": lambda s: (soft_params(s), s.model_state),
         "hard": lambda s: (hard_params(s), s.model_state),
     }
-    offset = config.float_epochs * session.steps_per_epoch if not config.float_run else 0
+    offset = config.float_epochs * task.steps_per_epoch if not config.float_run else 0
     state = train(session, Course("quantized", parts, trainer, evaluate, offset), state, resume)
-    return _finish(session, trainer, state, params, float_accuracy)
+    return _finish(session, trainer, host_copy(state), params, float_score)
 
 
-def _finish(session, trainer, state, float_params, float_accuracy) -> Result:
+def _finish(session, trainer, state, float_params, float_score) -> Result:
+    """Hard weights and what they are worth; `state` is on the host."""
     task, config, root = session.task, session.task.config, session.folder.root
-    evaluated = [r for r in read_metrics(session.folder.metrics_path) if "soft_to_hard_gap" in r]
-    last = evaluated[-1] if evaluated else {}
-    soft, gap = (last.get(name, float("nan")) for name in ("soft_accuracy", "soft_to_hard_gap"))
     if "hard" not in phases(config):
-        state = jax.jit(trainer.settle)(state)
+        state = jax.jit(trainer.settle)(state._replace(rng=None))
     hard = harden_tree(trainer.plan, state.params, state.quant, state.quant_state, state.codes)
     hard_params = trainer.hard_params(state)
-    path = root / "model.safetensors"
-    artifact.save(path, named(hard, state.model_state), extra={"config": dataclasses.asdict(config)})
-    predictions = task.predict(hard_params, state.model_state)
-    expected = {f"params/{name}": np.asarray(value) for name, value in flatten(hard_params).items()}
-    archive = io.BytesIO()
-    np.savez(archive, **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
-    artifact.write_whole(root / "evaluated.npz", archive.getvalue())
-    report = make_report(trainer.plan, float_params, hard, path)
-    accuracy = float(np.mean(predictions == task.dataset.test_labels))
-    session.folder.log(int(state.step), final_float_accuracy=float_accuracy, final_soft_accuracy=soft,
-                       final_hard_accuracy=accuracy)
-    return Result(root, float_accuracy, soft, accuracy, gap, report)
+    predictions = task.predict(hard_params, state.model_state, session.devices)
+    score = task.score(predictions)
+
+    def written() -> Result:
+        evaluated = [r for r in read_metrics(session.folder.metrics_path) if "soft_to_hard_gap" in r]
+        last = evaluated[-1] if evaluated else {}
+        soft, gap = (last.get(name, float("nan")) for name in (f"soft_{task.measure}", "soft_to_hard_gap"))
+        path = root / "model.safetensors"
+        artifact.save(path, named(hard, state.model_state), extra={"config": dataclasses.asdict(config)})
+        expected = {f"params/{name}": np.asarray(value) for name, value in flatten(hard_params).items()}
+        archive = io.BytesIO()
+        np.savez(archive, **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
+        artifact.write_whole(root / "evaluated.npz", archive.getvalue())
+        finals = {"float": float_score, "soft": soft, "hard": score}
+        session.folder.log(int(state.step), **{f"final_{name}_{task.measure}": x for name, x in finals.items()})
+        report = make_report(trainer.plan, float_params, hard, path)
+        return Result(root, float_score, soft, score, gap, report)
+
+    return of_first(written)
 
 
 def _copy(tree_: Any) -> Any:

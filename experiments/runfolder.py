@@ -128,6 +128,28 @@ class RunFolder:
         self._board, self._board_tried = None, False
 
 
+class Unwritten:
+    """The folder of a run as the processes see it that do not write: what is logged is dropped."""
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = Path(root)
+
+    def log(self, step: int, **scalars: Any) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def resume_at(self, step: int) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl, in the order logged; a last line cut short by a crash is left out."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()

@@ -1,19 +1,35 @@
 """Train one config:  python -m experiments.train --config experiments/configs/digits_cnn_w2.py [--field=value ...]
 
---folder=PATH   the run's folder (default runs/<config name>)
---resume        go on from the folder's last checkpoint (or begin, where there is none)
+--folder PATH        the run's folder (default runs/<config name>)
+--resume             go on from the folder's last checkpoint (or begin, where there is none), on any devices
+
+On more than one device; the run is the same up to the order of sums:
+--devices N          the first N; on a CPU N simulated ones
+--processes N        N processes on this machine, each with its own part of every batch, over the loopback
+--distributed        one process of many: start the same command on every host. On a TPU pod slice JAX finds the others
+                     by itself; under Slurm or MPI too; elsewhere give --coordinator HOST:PORT --process I --processes N
+--fully_sharded      kernels, their optimizer's state and codes are split over the devices too (--least: entries of the
+                     smallest leaf that is)
+--tensor_parallel M  a transformer's kernels are split over M of the devices
 
 Exit status: 0 done; 2 an error, said on stderr; 75 stopped by SIGTERM, with a checkpoint of the last step to resume
 from. A run killed without warning (SIGKILL, a power cut) resumes from its last checkpoint to the same bits.
 """
 
 import argparse
+import contextlib
 import logging
+import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
+
 from experiments import config as configs
+from experiments import devices, tasks
 from experiments import run as runs
+from experiments.config import Config
 from experiments.divergence import Diverged
 from experiments.preemption import EXIT_STATUS, Preempted, stop_on_sigterm
 from experiments.progress import bar
@@ -26,29 +42,77 @@ def _quiet_orbax() -> None:
     sys.unraisablehook = lambda got: None if str(got.exc_value) == "Event loop is closed" else before(got)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.train", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a file in experiments/configs/")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--resume", action="store_true")
-    known, overrides = parser.parse_known_args(arguments)
+    parser.add_argument("--devices", type=int)
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--distributed", action="store_true")
+    parser.add_argument("--coordinator")
+    parser.add_argument("--process", type=int)
+    parser.add_argument("--fully_sharded", action="store_true")
+    parser.add_argument("--least", type=int, default=devices.LEAST)
+    parser.add_argument("--tensor_parallel", type=int, default=1)
+    return parser
+
+
+def _devices(options: argparse.Namespace) -> devices.Devices:
+    if options.distributed:
+        devices.join(options.coordinator, options.processes, options.process)
+    elif options.devices and options.devices > 1:
+        with contextlib.suppress(RuntimeError):  # JAX has begun, with the devices that it has
+            jax.config.update("jax_num_cpu_devices", options.devices)
+    elif not options.fully_sharded and options.tensor_parallel == 1:
+        return devices.ONE
+    return devices.over(options.devices, options.fully_sharded, options.tensor_parallel, options.least)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[dict]:
+    """Progress and requests to stop. JAX itself hears the SIGTERM of each of several processes."""
+    with contextlib.ExitStack() as stack:
+        told: dict = {}
+        if devices.writes():
+            told["progress"] = stack.enter_context(bar())
+        if jax.process_count() == 1:
+            told["stop"] = stack.enter_context(stop_on_sigterm())
+        yield told
+
+
+def _train(config: Config, folder: Path, options: argparse.Namespace) -> None:
+    where = _devices(options)
+    task = tasks.make_task(config)
+    with _told() as told:
+        result = runs.run(config, folder, resume=options.resume, task=task, devices=where, **told)
+    if not devices.writes():
+        return
+    print(result.report)
+    scores = {"float": result.float_score, "soft": result.soft_score, "hard": result.hard_score}
+    print("  ".join(f"{name} {task.shown(x)}" for name, x in scores.items()), f" ({task.measure}, test, last epoch)")
+    print(f"artifact {result.folder / 'model.safetensors'}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options, overrides = _parser().parse_known_args(given)
     _quiet_orbax()
     try:
-        config = configs.override(configs.load(known.config), overrides)
-        folder = known.folder or Path("runs") / Path(known.config).stem
-        with stop_on_sigterm() as stop, bar() as progress:
-            result = runs.run(config, folder, resume=known.resume, progress=progress, stop=stop)
+        config = configs.override(configs.load(options.config), overrides)
+        if options.processes and not options.distributed:
+            return devices.in_processes(options.processes, ["-m", "experiments.train", *given])
+        _train(config, options.folder or Path("runs") / Path(options.config).stem, options)
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_STATUS
     except (ValueError, OSError, Diverged) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if jax.process_count() > 1:
+            os._exit(2)  # a clean end would wait minutes for the other processes, which wait for this one
         return 2
-    print(result.report)
-    print(f"float {100 * result.float_accuracy:.2f}  soft {100 * result.soft_accuracy:.2f}  "
-          f"hard {100 * result.hard_accuracy:.2f}  (test accuracy, %, last epoch)")
-    print(f"artifact {result.folder / 'model.safetensors'}")
     return 0
 
 

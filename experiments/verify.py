@@ -24,9 +24,9 @@ def verify(folder: Path) -> tuple[int, int]:
         if not np.array_equal(dense[name], expected[name]):
             raise ValueError(f"{name} differs from the evaluated weights in {folder}")
         weights += expected[name].size
-    from experiments.classify import make_task  # the model runs in JAX; the file was read without it
     from experiments.config import Config
     from experiments.run import unflatten
+    from experiments.tasks import make_task  # the model runs in JAX; the file was read without it
 
     spec = reader.read_spec(folder / "model.safetensors")
     task = make_task(Config(**spec["extra"]["config"]))

@@ -155,7 +155,7 @@ def _shipped_accuracy(team: Team, state: Any) -> float:
     quantized = (team.plan, state.params, state.quant, state.quant_state, state.codes)
     trained = tree.apply_codes(*quantized)
     if not team.plan.quantizers or not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(trained)):
-        return task.accuracy(trained, state.model_state)
+        return task.evaluate(trained, state.model_state)
     hard: Mapping[str, Any] = harden_tree(*quantized)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -164,7 +164,7 @@ def _shipped_accuracy(team: Team, state: Any) -> float:
     changed = [n for n, x in flatten(trained).items() if not bool((x == dense[n]).all())]
     if changed:
         raise RuntimeError(f"the packed file holds other weights than were trained in {changed}")
-    return task.accuracy(tree.replace_leaves(state.params, dense), state.model_state)
+    return task.evaluate(tree.replace_leaves(state.params, dense), state.model_state)
 
 
 def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None) -> list[Row]:
@@ -182,7 +182,7 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
         return kept.rows
     task, *held = split_task(arena)
     members = float_members(arena, task, folder, clock, say)
-    start = [task.accuracy(m.params, m.model_state) for m in members]
+    start = [task.evaluate(m.params, m.model_state) for m in members]
     store = folder / "checkpoints"
     for k, name in wanted:
         began = time.perf_counter()

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from experiments import data
 from experiments.arena.team import Member, Team
-from experiments.classify import Task, cross_entropy, rest_of, train_accuracy
+from experiments.classify import Task, cross_entropy, train_accuracy
+from experiments.task import rest_of
 from mecq_jax import MEC, losses, training, tree
 from mecq_jax.grouping import from_groups, to_groups
 from mecq_jax.rules import Rule, default_rules, flatten, make_plan

@@ -58,7 +58,7 @@ def compute(config: Config) -> dict[str, Any]:
             return float(np.mean(np.asarray(logits).argmax(axis=1) == labels))
 
         accuracies.append(accuracy(forward, tensors))
-        floats.append(result.float_accuracy)
+        floats.append(result.float_score)
         for level_bits in config.level_bits:
             for activation_bits in config.activation_bits:
                 grid = integer.on_grid(forward, tensors, task.dataset.train_images[: config.ranges],

@@ -40,6 +40,7 @@ from matplotlib.axes import Axes
 
 from experiments import config as configs
 from experiments import run as runs
+from experiments import tasks
 from experiments.plots import BLUE, CYCLE, ORANGE, caption, panels, save
 from experiments.studies import common
 from experiments.studies.common import Table, percent, significant
@@ -164,15 +165,15 @@ def train(config: Config) -> dict[str, list[dict[str, float]]]:
             source, task = None, None
             for name in config.training:
                 one = dataclasses.replace(base, seed=seed, solver=name, float_run=source)
-                task = task or runs.make_task(one)
+                task = task or tasks.make_task(one)
                 root = Path(folder) / name.replace(" ", "_")
                 result = runs.run(one, root, task=task)
                 source = source or str(root)
                 errors = [r["marginal_error"] for r in runs.read_metrics(root / "metrics.jsonl") if "entropy" in r]
                 out[name].append({
-                    "float": result.float_accuracy,
-                    "soft": result.soft_accuracy,
-                    "hard": result.hard_accuracy,
+                    "float": result.float_score,
+                    "soft": result.soft_score,
+                    "hard": result.hard_score,
                     "gap": result.soft_to_hard_gap,
                     "median_marginal_error": float(np.median(errors)),
                     "worst_marginal_error": float(np.max(errors)),

@@ -1,0 +1,151 @@
+"""What a run trains: a network as pure functions, the examples that it sees, and the figure that it is judged by."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+from experiments import data
+from experiments.config import Config
+from experiments.devices import ONE, Devices
+from experiments.leaves import host_copy
+from mecq_jax.layers import kernels
+
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Examples in batches of equal size. In a run of several processes each is given its own part of every batch."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def epoch(self, batch: int, seed: int, number: int, start: int = 0) -> Iterator[Batch]:
+        """The len // batch batches of a shuffled epoch from batch `start` on; a function of the arguments alone."""
+        ...
+
+    def once(self, batch: int) -> Iterator[Batch]:
+        """Every example in order; the last batch is filled up with examples that count for nothing."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """A source in memory: arrays whose leading dimension counts the examples."""
+
+    arrays: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def epoch(self, batch: int, seed: int, number: int, start: int = 0) -> Iterator[Batch]:
+        for rows in data.epoch_indices(seed, number, len(self), batch)[start:]:
+            yield self._own(rows)
+
+    def once(self, batch: int) -> Iterator[Batch]:
+        for first in range(0, len(self), batch):
+            yield self._own(np.minimum(np.arange(first, first + batch), len(self) - 1))
+
+    def _own(self, rows: np.ndarray) -> Batch:
+        mine = np.split(rows, jax.process_count())[jax.process_index()]
+        return {name: array[mine] for name, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A network with its data; a subclass says what the loss is and how the network is judged.
+
+    params, model_state: starting trees of plain arrays; `order`: the parameters by path as the model builds them.
+    measure: the name of the figure on the test set; higher_is_better: which way it goes; test_batch: examples that are
+    evaluated together; unit: (factor, decimals, sign) to print the figure with.
+    """
+
+    config: Config
+    graphdef: Any
+    params: Any
+    model_state: Any
+    order: Mapping[str, Any]
+
+    measure: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+    test_batch: ClassVar[int] = 512
+    unit: ClassVar[tuple[float, int, str]] = (100.0, 2, " %")
+
+    @property
+    @abstractmethod
+    def train(self) -> Source:
+        """What it is trained on."""
+
+    @property
+    @abstractmethod
+    def test(self) -> Source:
+        """What it is judged on."""
+
+    @abstractmethod
+    def loss_fn(self, params: Any, model_state: Any, batch: Any, rng: jax.Array) -> Any:
+        """(loss, (model_state, scalars to report)) of a batch of `train`, as `training.LossFn`."""
+
+    @abstractmethod
+    def output(self, params: Any, model_state: Any, batch: Any) -> jax.Array:
+        """What the network says of each example of a batch of `test`, [b, ...]."""
+
+    @abstractmethod
+    def score(self, outputs: np.ndarray) -> float:
+        """The figure `measure` of the outputs for all of `test`."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of the config's size in an epoch."""
+        return len(self.train) // self.config.batch
+
+    def model(self, params: Any, model_state: Any, training: bool) -> Any:
+        """The model with these parameters in the config's type; in training, batch norm goes by the batch."""
+        params = jax.tree.map(lambda x: x.astype(self.config.compute), params)
+        model = nnx.merge(self.graphdef, nnx.State(params), nnx.State(model_state))
+        return nnx.view(model, use_running_average=not training, deterministic=not training, raise_if_not_found=False)
+
+    @cached_property
+    def _output(self) -> Any:
+        return jax.jit(self.output)
+
+    def predict(self, params: Any, model_state: Any, devices: Devices = ONE) -> np.ndarray:
+        """The outputs for all of `test`."""
+        batch = devices.rounded_up(self.test_batch)
+        parts = [
+            host_copy(self._output(params, model_state, devices.batch(own))) for own in self.test.once(batch)
+        ]
+        return np.concatenate(parts)[: len(self.test)]
+
+    def evaluate(self, params: Any, model_state: Any, devices: Devices = ONE) -> float:
+        """The figure `measure` on the test set."""
+        return self.score(self.predict(params, model_state, devices))
+
+    def loss_of(self, before: float, after: float) -> float:
+        """By how much the figure got worse."""
+        return before - after if self.higher_is_better else after - before
+
+    def shown(self, score: float) -> str:
+        """The figure as text."""
+        factor, decimals, sign = self.unit
+        return f"{factor * score:.{decimals}f}{sign}"
+
+
+def parts(model: nnx.Module) -> dict[str, Any]:
+    """The fields of a task that come from its model."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    return {
+        "graphdef": graphdef, "params": nnx.to_pure_dict(params), "model_state": nnx.to_pure_dict(rest),
+        "order": kernels(model),
+    }
+
+
+def rest_of(model: Any) -> Any:
+    """A model's state that is not trained by gradients, as a plain tree."""
+    _, _, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    return nnx.to_pure_dict(rest)
