@@ -187,7 +187,8 @@ class Store:
             self._read_scores()
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=_LastAndBest(self), enable_async_checkpointing=self.background,
-                cleanup_tmp_directories=True, create=False, todelete_subdir=_DROPPED, multiprocessing_options=_first_alone(),
+                cleanup_tmp_directories=True, create=False, todelete_subdir=_DROPPED,
+                multiprocessing_options=_first_alone(),
             )
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         return self._manager

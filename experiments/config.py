@@ -25,7 +25,7 @@ GROUPS = ("tensor", "channel", "block")
 class Config:
     """Everything that defines a run.
 
-    Task: `task` (tasks.MAKERS): 'classify' images, 'segment' them, or 'language', the next token of a text.
+    Task: `task` (tasks.MODULES): 'classify' images, 'segment' them, or 'language', the next token of a text.
     Data: `dataset` (see data.CLASSES; a task has its own), `data_dir`, `train_size` (None: all), `downscale` (mean over
     d x d pixels), `augment` (augment.KINDS) with `pad` pixels; `size`: height and width to which images are cut (None:
     as they are), `context`: tokens that a language model sees; `label_smoothing`, and `mixup`'s alpha (0: none).

@@ -9,6 +9,7 @@
 Only the first process of several writes; what it decides or reads, the others are told.
 """
 
+import contextlib
 import dataclasses
 import math
 import pickle
@@ -47,6 +48,10 @@ class Devices:
     fully_sharded: bool = False
     least: int = LEAST
     tensor_parallel: Sequence[Split] = ()
+
+    def in_use(self) -> contextlib.AbstractContextManager:
+        """Within it the mesh is JAX's current one."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
     @property
     def parts(self) -> int:

@@ -3,8 +3,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from experiments.leaves import host_copy
 from mecq_jax.rules import Plan, flatten
 from mecq_jax.training import TrainState
 
@@ -26,6 +28,7 @@ def table(plan: Plan, state: TrainState) -> str:
 
     Quantized layers, and every other leaf that has two dimensions or values that are not finite.
     """
+    state = host_copy(state)
     rows: list[tuple[str, ...]] = [("layer", "finite", "min", "max", "variance", "levels")]
     for path, leaf in flatten(state.params).items():
         weights = np.asarray(leaf, dtype=np.float64)
@@ -36,7 +39,8 @@ def table(plan: Plan, state: TrainState) -> str:
         numbers = [f(finite) if finite.size else np.nan for f in (np.min, np.max, np.var)]
         levels = "float"
         if quantizer is not None:
-            first = np.asarray(quantizer.levels(state.quant[path], state.quant_state[path]))[0]
+            own = jax.tree.map(jnp.asarray, (state.quant[path], state.quant_state[path]))
+            first = np.asarray(quantizer.levels(*own))[0]
             more = " ..." if len(first) > _LEVELS_SHOWN else ""
             levels = " ".join(f"{x:.3g}" for x in first[:_LEVELS_SHOWN]) + more
         rows.append((path, f"{finite.size / weights.size:.1%}", *(f"{x:.3g}" for x in numbers), levels))
@@ -47,4 +51,4 @@ def table(plan: Plan, state: TrainState) -> str:
 def _finite(x: Any) -> np.ndarray:
     array = np.asarray(x)
     # Narrow types (bfloat16) are no floats to NumPy.
-    return np.isfinite(array.astype(np.float32)) if jax.numpy.issubdtype(array.dtype, np.floating) else np.ones(1, bool)
+    return np.isfinite(array.astype(np.float32)) if jnp.issubdtype(array.dtype, np.floating) else np.ones(1, bool)

@@ -203,11 +203,10 @@ class _Loop:
     def _diverged(self, what: str) -> Diverged:
         course, plan = self.course, self.course.trainer.plan
         lines = [f"training diverged: {what} of the {course.name} phase.",
-                 f"Layers after step {self.step}:", divergence.table(plan, host_copy(self.state))]
+                 f"Layers after step {self.step}:", divergence.table(plan, self.state)]
         with contextlib.suppress(ValueError):  # where no checkpoint can be read, this error is still the first to tell
             if found := self.store.restore(self.state):
-                lines += [f"Layers at the last checkpoint, step {found.step}:",
-                          divergence.table(plan, host_copy(found.state))]
+                lines += [f"Layers at the last checkpoint, step {found.step}:", divergence.table(plan, found.state)]
         rates = ("float_learning_rate", "learning_rate", "levels_rate")
         now = ", ".join(f"{name} = {getattr(self.config, name):g}" for name in rates)
         lines.append(f"Lower a rate ({now}), or let the run go back and take the data in another order: --resume "

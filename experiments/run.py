@@ -67,7 +67,7 @@ def run(
     if task.config != config:
         task = dataclasses.replace(task, config=config)
     devices.check(config.batch)
-    with _folder(config, root, resume) as folder:
+    with _folder(config, root, resume) as folder, devices.in_use():
         session = Session(task, folder, progress, trace, stop, devices)
         params, model_state = _float_phase(session, resume)
         float_score = task.evaluate(params, model_state, devices)
@@ -130,14 +130,15 @@ def _quantized_phases(
     }
     offset = config.float_epochs * task.steps_per_epoch if not config.float_run else 0
     state = train(session, Course("quantized", parts, trainer, evaluate, offset), state, resume)
-    return _finish(session, trainer, host_copy(state), params, float_score)
+    return _finish(session, trainer, state, params, float_score)
 
 
 def _finish(session, trainer, state, float_params, float_score) -> Result:
-    """Hard weights and what they are worth; `state` is on the host."""
+    """Hard weights and what they are worth."""
     task, config, root = session.task, session.task.config, session.folder.root
+    state = _copy(host_copy(state._replace(opt_state=None, rng=None)))  # whole, on one device
     if "hard" not in phases(config):
-        state = jax.jit(trainer.settle)(state._replace(rng=None))
+        state = jax.jit(trainer.settle)(state)
     hard = harden_tree(trainer.plan, state.params, state.quant, state.quant_state, state.codes)
     hard_params = trainer.hard_params(state)
     predictions = task.predict(hard_params, state.model_state, session.devices)

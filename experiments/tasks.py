@@ -1,12 +1,15 @@
-"""The task that a config names."""
+"""The task that a config names; its module is imported when it is wanted, for some bring packages that take seconds."""
 
-from experiments import classify
+import importlib
+
 from experiments.config import Config
 from experiments.task import Task
 
-MAKERS = {"classify": classify.make_task}
+MODULES = {"classify": "experiments.classify", "segment": "experiments.segment", "language": "experiments.language"}
+# Data sets too large for memory, read while training.
+STREAMED = {"imagenet2012": "experiments.imagenet", "scene_parse150": "experiments.ade20k"}
 
 
 def make_task(config: Config) -> Task:
     """Data and network of `config`, loaded and built."""
-    return MAKERS[config.task](config)
+    return importlib.import_module(STREAMED.get(config.dataset, MODULES[config.task])).make_task(config)
