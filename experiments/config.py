@@ -3,15 +3,17 @@
 import ast
 import dataclasses
 import runpy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mecq_jax import Newton, PerBlock, PerChannel, PerTensor, catalog
 from mecq_jax.quantizer import Quantizer
+from mecq_jax.rules import Rule, default_rules
 
 T = TypeVar("T")
-METHODS = tuple(catalog.QUANTIZERS)
+# 'float' quantizes nothing and trains on under the recipe: what the others are measured against.
+METHODS = (*catalog.QUANTIZERS, "float")
 # The method and its ablations, which take its fields.
 MEC_METHODS = ("mec", "mec_hard_forward", "softmax")
 # Those whose hard epochs freeze the codes: soft to the end of the soft phase, with levels that train on.
@@ -31,8 +33,8 @@ class Config:
     as they are), `context`: tokens that a language model sees; `label_smoothing`, and `mixup`'s alpha (0: none).
     Model: `model` (models.MODELS), `width`, `compute` ('float32', or 'bfloat16' for the network's arithmetic:
     parameters, their optimizer, batch statistics, quantizers and the loss stay in float32).
-    Quantizer: `method`, `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights), `gradient`,
-    `codebook`, `prior` (None: uniform, 'lloyd_max' or 'learned'), `balance`, `newton_steps` a training step.
+    Quantizer: `method` ('float': none), `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights),
+    `gradient`, `codebook`, `prior` (None: uniform, 'lloyd_max' or 'learned'), `balance`, `newton_steps` a training step.
     Recipe: epochs of each phase, `freeze` ('own': the hard epochs freeze the codes of the methods in `FREEZING`, and
     others train on as they did; 'all': of all), `batch`, `optimizer` ('adam' or 'sgd' with momentum 0.9), peak learning
     rates (`levels_rate`: of levels and steps, as a share of the weights'), cosine to 0 over each of float and quantized
@@ -112,12 +114,17 @@ class Config:
             raise ValueError(f"clip = {self.clip}: it must be above 0, or None")
         if self.size is not None:  # JSON gives a list back
             object.__setattr__(self, "size", tuple(self.size))
-        self.quantizer()
+        if self.method != "float":
+            self.quantizer()
 
     @property
     def freezes(self) -> bool:
         """Whether the hard epochs freeze the codes."""
         return self.freeze == "all" or self.method in FREEZING
+
+    def rules(self, order: Mapping[str, Any]) -> list[Rule]:
+        """What to quantize of a model's parameters by path, in the order in which it builds them."""
+        return [Rule(".*", None)] if self.method == "float" else default_rules(self.quantizer(), order)
 
     def quantizer(self) -> Quantizer:
         """The quantizer that the fields describe."""

@@ -7,6 +7,7 @@ Everything is left in runs/demo.
 
 import argparse
 import dataclasses
+import io
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from experiments.progress import bar
 from experiments.run import Result, run
 from experiments.runfolder import atomic_write_text, read_metrics
 from mecq_jax import semidual, transport
+from mecq_jax.artifact import write_whole
 from mecq_jax.rules import flatten
 
 CONFIG = Path(__file__).parent / "configs" / "digits_cnn_w2.py"
@@ -33,18 +35,27 @@ LAYER = "convs/2/kernel"
 
 
 class Trace:
-    """Levels of one layer and its weights at the start and at the end, for the pictures."""
+    """Levels of one layer, the share of weights at each, and the weights at the start and at the end."""
 
     def __init__(self):
-        self.steps, self.levels, self.weights = [], [], []
+        self.steps, self.levels, self.occupancy, self.weights = [], [], [], []
 
     def __call__(self, state, trainer):
         if LAYER in state.quant:
             self.steps.append(int(state.step))
             levels = trainer.plan.quantizers[LAYER].levels(state.quant[LAYER], state.quant_state[LAYER])
             self.levels.append(np.asarray(levels[0]))
+            codes = np.asarray(state.codes[LAYER]).ravel()
+            self.occupancy.append(np.bincount(codes, minlength=len(self.levels[-1])) / codes.size)
             weights = np.asarray(flatten(state.params)[LAYER]).ravel()
             self.weights = [*self.weights[:1], weights]
+
+    def save(self, path: Path) -> None:
+        """What `plots.levels_over_training` draws, as a file."""
+        archive = io.BytesIO()
+        np.savez(archive, steps=np.array(self.steps), levels=np.stack(self.levels), occupancy=np.stack(self.occupancy),
+                 weights_before=self.weights[0], weights_after=self.weights[-1], title=np.array(LAYER))  # fmt: skip
+        write_whole(path, archive.getvalue())
 
 
 def draw(root: Path, trace: Trace) -> None:
@@ -52,8 +63,9 @@ def draw(root: Path, trace: Trace) -> None:
     records = read_metrics(root / "metrics.jsonl")
     soft = [r for r in records if "entropy" in r]
     columns = {k: np.array([r[k] for r in soft]) for k in ("step", "entropy", "epsilon")}
-    steps, before, after = np.array(trace.steps), trace.weights[0], trace.weights[-1]
-    plots.levels_over_training(root / "levels.png", steps, np.stack(trace.levels), before, after, LAYER)
+    after = trace.weights[-1]
+    trace.save(root / "levels.npz")
+    plots.levels_over_training(root / "levels.png", **np.load(root / "levels.npz"))
     marks = {"hard": int(columns["step"][-1])}
     plots.entropy_and_epsilon(root / "entropy.png", columns["step"], columns["entropy"], columns["epsilon"], marks)
     evaluated = [r for r in records if "hard_accuracy" in r and "epoch" in r]

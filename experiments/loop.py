@@ -125,7 +125,7 @@ class _Loop:
             self.session.folder.log(self.course.offset + self.step, epoch=self.epoch, **scores)
             task = self.session.task
             score = scores[f"{list(self.course.evaluate)[-1]}_{task.measure}"]
-            self._save(score if task.higher_is_better else -score)
+            self._save(score if task.kind.higher_is_better else -score)
             self._stop_if_asked()
         return self.state
 
@@ -155,7 +155,8 @@ class _Loop:
         found = {name: task.evaluate(*of(settled), devices) for name, of in self.course.evaluate.items()}
         scores = {f"{name}_{task.measure}": score for name, score in found.items()}
         if phase == "soft":
-            scores["soft_to_hard_gap"] = task.loss_of(found["soft"], found["hard"])
+            gap = found["soft"] - found["hard"]
+            scores["soft_to_hard_gap"] = gap if task.kind.higher_is_better else -gap
         return scores
 
     def _due(self) -> bool:

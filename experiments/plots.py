@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,24 +17,28 @@ CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW)
 _BINS = 120
 
 
-def levels_over_training(path: str | os.PathLike, steps: np.ndarray, levels: np.ndarray,
+def levels_over_training(path: str | os.PathLike, steps: np.ndarray, levels: np.ndarray, occupancy: np.ndarray,
                          weights_before: np.ndarray, weights_after: np.ndarray, title: str) -> None:
-    """Left, each level's way through training; right, the weights at start and end with the final levels.
+    """Each level's way through training, the share of weights at it, and the weights at start and end.
 
     path: PNG file to write.
     steps: [T] train steps.
-    levels: [T, k] the k levels of one group at each of the steps.
+    levels, occupancy: [T, k] the k levels of one group at each of the steps, and the share of its weights at each.
     weights_before, weights_after: [n] the group's weights.
     title: of the whole figure.
     """
-    steps, levels = np.asarray(steps), np.asarray(levels)
-    if levels.ndim != 2 or levels.shape[0] != len(steps):
-        raise ValueError(f"levels has shape {levels.shape}, must be [{len(steps)}, k]; give a row per step")
-    figure, (left, right) = panels(1, 2, title, width=11, height=4.2)
+    steps, levels, occupancy = np.asarray(steps), np.asarray(levels), np.asarray(occupancy)
+    for name, value in (("levels", levels), ("occupancy", occupancy)):
+        if value.ndim != 2 or value.shape[0] != len(steps):
+            raise ValueError(f"{name} has shape {value.shape}, must be [{len(steps)}, k]; give a row per step")
+    figure, (left, middle, right) = panels(1, 3, title, width=13, height=4)
     colours = _level_colours(levels.shape[1])
-    for trajectory, colour in zip(levels.T, colours, strict=True):
-        left.plot(steps, trajectory, color=colour, linewidth=1.6)
+    for axis, lines in ((left, levels), (middle, 100 * occupancy)):
+        for line, colour in zip(lines.T, colours, strict=True):
+            axis.plot(steps, line, color=colour, linewidth=1.6)
     caption(left, "Levels", "train step", "level (weight units)")
+    caption(middle, "Occupancy", "train step", "weights at the level (%)")
+    middle.set_ylim(0, None)
     both = np.concatenate([np.ravel(weights_before), np.ravel(weights_after), levels[-1]])
     spread = (float(both.min()), float(both.max()))
     right.hist(np.ravel(weights_before), bins=_BINS, range=spread, color=SKY, alpha=0.55, label="start")
@@ -117,6 +122,42 @@ def accuracy(path: str | os.PathLike, series: Mapping[str, tuple[np.ndarray, np.
     caption(axis, "", "train step", "test accuracy (%)")
     if series:
         axis.legend(frameon=False)
+    save(figure, path)
+
+
+class Panel(NamedTuple):
+    """What `size_against_score` draws of one task: figures of networks by method and bits, and the bytes that these
+    bits take; `floating` is the float network's figure."""
+
+    title: str
+    measure: str
+    scores: Mapping[str, Mapping[float, float]]
+    sizes: Mapping[float, float]
+    floating: float
+
+
+def size_against_score(path: str | os.PathLike, tasks: Sequence[Panel]) -> None:
+    """The figure that networks reach against the bits of a weight and the bytes of the whole, a line a method.
+
+    path: PNG file to write.
+    tasks: one for each panel. A method looks the same in all; the first method of all is drawn above the others.
+    """
+    figure, axes = panels(1, len(tasks), "", width=4.6 * len(tasks) + 1.8, height=4.4)
+    methods = list(dict.fromkeys(name for task in tasks for name in task.scores))
+    drawn = {}
+    for axis, task in zip(axes, tasks, strict=True):
+        for name, scores in task.scores.items():
+            i = methods.index(name)
+            line, marker = (("-", "o"), ("--", "s"), (":", "^"))[i // len(CYCLE) % 3]
+            (drawn[name],) = axis.plot(*zip(*sorted(scores.items()), strict=True), color=CYCLE[i % len(CYCLE)],
+                                       linestyle=line, marker=marker, markersize=4, label=name,
+                                       linewidth=1.2 if i else 2.6, zorder=2 if i else 3)  # fmt: skip
+        drawn["float"] = axis.axhline(task.floating, color="0.4", linestyle=(0, (6, 3)), linewidth=1.2)
+        ticks = sorted(task.sizes)
+        axis.set_xticks(ticks, [f"{x:.3g} bit\n{task.sizes[x] / 1000:,.4g} kB" for x in ticks])
+        axis.set_xlim(ticks[0] - 0.4, ticks[-1] + 0.4)
+        caption(axis, task.title, "bits of a quantized weight, size of all weights", task.measure)
+    axes[-1].legend(drawn.values(), drawn, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(figure, path)
 
 

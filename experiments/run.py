@@ -19,7 +19,7 @@ from experiments.loop import Course, Progress, Session, train
 from experiments.recipe import float_trainer, phases, quantized_trainer
 from experiments.runfolder import RunFolder, Unwritten, read_metrics
 from experiments.task import Task
-from mecq_jax import artifact, reader, rules, tree
+from mecq_jax import artifact, reader, tree
 from mecq_jax.hardening import harden_tree
 from mecq_jax.report import Report, make_report
 from mecq_jax.rules import flatten
@@ -115,8 +115,7 @@ def _quantized_phases(
     session: Session, params: Any, model_state: Any, float_score: float, resume: bool
 ) -> Result:
     task, config = session.task, session.task.config
-    quantizer = config.quantizer()
-    plan, quant, quant_state = tree.quantize_tree(params, rules.default_rules(quantizer, task.order))
+    plan, quant, quant_state = tree.quantize_tree(params, config.rules(task.order))
     plan = session.devices.plan(plan, params)
     trainer = quantized_trainer(config, plan, task.loss_fn, task.steps_per_epoch)
     state = trainer.init(_copy(params), quant, quant_state, _copy(model_state), jax.random.key(config.seed + 1))

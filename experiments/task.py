@@ -2,9 +2,9 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -57,13 +57,37 @@ class Examples:
         return {name: array[mine] for name, array in self.arrays.items()}
 
 
+class Measure(NamedTuple):
+    """A figure on a test set: which way is better, and factor, decimals and sign to print it with."""
+
+    higher_is_better: bool = True
+    factor: float = 100.0
+    decimals: int = 2
+    sign: str = " %"
+
+    def shown(self, score: float) -> str:
+        """The figure as text."""
+        return f"{self.factor * score:.{self.decimals}f}{self.sign}"
+
+    def spread(self, scores: Sequence[float]) -> str:
+        """The mean of several, and +- their sample std, without the sign."""
+        mean = f"{self.factor * np.mean(scores):.{self.decimals}f}"
+        return mean if len(scores) == 1 else f"{mean} ± {self.factor * np.std(scores, ddof=1):.{self.decimals}f}"
+
+
+MEASURES = {
+    "accuracy": Measure(),
+    "miou": Measure(),
+    "bits_per_character": Measure(higher_is_better=False, factor=1.0, decimals=4, sign=""),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(ABC):
     """A network with its data; a subclass says what the loss is and how the network is judged.
 
     params, model_state: starting trees of plain arrays; `order`: the parameters by path as the model builds them.
-    measure: the name of the figure on the test set; higher_is_better: which way it goes; test_batch: examples that are
-    evaluated together; unit: (factor, decimals, sign) to print the figure with.
+    measure: the figure on the test set, one of `MEASURES`; test_batch: examples that are evaluated together.
     """
 
     config: Config
@@ -73,9 +97,7 @@ class Task(ABC):
     order: Mapping[str, Any]
 
     measure: ClassVar[str]
-    higher_is_better: ClassVar[bool] = True
     test_batch: ClassVar[int] = 512
-    unit: ClassVar[tuple[float, int, str]] = (100.0, 2, " %")
 
     @property
     @abstractmethod
@@ -126,14 +148,10 @@ class Task(ABC):
         """The figure `measure` on the test set."""
         return self.score(self.predict(params, model_state, devices))
 
-    def loss_of(self, before: float, after: float) -> float:
-        """By how much the figure got worse."""
-        return before - after if self.higher_is_better else after - before
-
-    def shown(self, score: float) -> str:
-        """The figure as text."""
-        factor, decimals, sign = self.unit
-        return f"{factor * score:.{decimals}f}{sign}"
+    @property
+    def kind(self) -> Measure:
+        """What is known of the measure."""
+        return MEASURES[self.measure]
 
 
 def parts(model: nnx.Module) -> dict[str, Any]:

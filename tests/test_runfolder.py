@@ -199,12 +199,14 @@ def test_levels_over_training(tmp_path):
     rng = np.random.default_rng(0)
     levels = np.linspace(-1, 1, 4) + 0.1 * np.cumsum(rng.normal(size=(20, 4)), 0)
     before, after = rng.normal(size=500), rng.choice(levels[-1], 500)
-    plots.levels_over_training(tmp_path / "new" / "a.png", np.arange(20), levels, before, after, "layer 1")
+    even = np.full((20, 4), 0.25)
+    plots.levels_over_training(tmp_path / "new" / "a.png", np.arange(20), levels, even, before, after, "layer 1")
     assert is_png(tmp_path / "new" / "a.png")
-    plots.levels_over_training(tmp_path / "b.png", [0], np.zeros((1, 2)), np.zeros(3), np.zeros(3), "flat")
+    one = np.zeros((1, 2))
+    plots.levels_over_training(tmp_path / "b.png", [0], one, one, np.zeros(3), np.zeros(3), "flat")
     assert is_png(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"levels has shape \(20, 4\), must be \[3, k\]"):
-        plots.levels_over_training(tmp_path / "c.png", np.arange(3), levels, before, after, "")
+        plots.levels_over_training(tmp_path / "c.png", np.arange(3), levels, np.zeros((3, 4)), before, after, "")
 
 
 @pytest.mark.parametrize("epsilon", [np.geomspace(1, 1e-4, 9), np.zeros(9)])

@@ -1,0 +1,120 @@
+"""Finished runs as rows and a table in the results:  python -m experiments.collect NAME RUN_FOLDER ...
+
+experiments/results/NAME/   rows.jsonl   a row a run: its config, versions, scores and bytes
+                            log/RUN.jsonl   what each of its epochs was evaluated to
+                            table.md     mean +- std over the seeds
+
+Runs that differ in the seed alone (and in the float run that they start from) make one line.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.rows import Row, markdown
+from experiments.runfolder import atomic_write_text, read_metrics
+from experiments.task import MEASURES
+from mecq_jax import reader
+
+RESULTS = Path(__file__).resolve().parent / "results"
+COLUMNS = ("network", "seeds", "{measure}", "bytes", "times smaller", "soft to hard")
+_FINAL = "final_hard_"
+
+
+def row_of(folder: Path) -> Row:
+    """What a finished run was and came to.
+
+    Raises:
+      ValueError: if it has not finished.
+    """
+    records = read_metrics(folder / "metrics.jsonl")
+    finals = [r for r in records if any(name.startswith(_FINAL) for name in r)]
+    if not finals:
+        raise ValueError(f"{folder} holds no finished run; go on with experiments.train --resume")
+    measure = next(name.removeprefix(_FINAL) for name in finals[-1] if name.startswith(_FINAL))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    start = Path(config["float_run"]) if config["float_run"] else folder
+    return {
+        "run": folder.name, "measure": measure, "method": config["method"], "k": config["k"], "seed": config["seed"],
+        **{name: finals[-1][f"final_{name}_{measure}"] for name in ("float", "soft", "hard")},
+        "soft_to_hard_gap": next((r["soft_to_hard_gap"] for r in reversed(records) if "soft_to_hard_gap" in r), None),
+        "bytes": (folder / "model.safetensors").stat().st_size,
+        "float_bytes": (start / "float.safetensors").stat().st_size,
+        "weights": int(sum(x.size for x in reader.read_dense(folder / "model.safetensors").values())),
+        "config": config, "versions": json.loads((folder / "versions.json").read_text(encoding="utf-8")),
+    }  # fmt: skip
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown: the figure of the packed network on the test set, last epoch; float ones first, then from
+    many levels to few, best first."""
+    measure, *others = {row["measure"] for row in rows}
+    if others:
+        raise ValueError(f"runs of one measure make a table, these have {[measure, *others]}")
+    kind = MEASURES[measure]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_name(row), []).append(row)
+    sign = -1 if kind.higher_is_better else 1
+    order = sorted(groups.values(), key=lambda g: (g[0]["method"] != "float", -g[0]["k"],
+                                                   sign * np.mean([r["hard"] for r in g])))  # fmt: skip
+    starts = {Path(row["config"]["float_run"] or row["run"]).name: row for row in rows}.values()
+    lines = [["float, as all start from", str(len(starts)), kind.spread([r["float"] for r in starts]),
+              f"{rows[0]['float_bytes']:,}"]]  # fmt: skip
+    for group in order:
+        scores = kind.spread([r["hard"] for r in group])
+        gaps = [r["soft_to_hard_gap"] for r in group if r["method"] != "float" and r["soft_to_hard_gap"] is not None]
+        smaller = f"{group[0]['float_bytes'] / group[0]['bytes']:.1f}"
+        lines.append([_name(group[0]), str(len(group)), scores, f"{group[0]['bytes']:,}", smaller,
+                      kind.spread(gaps) if gaps else ""])  # fmt: skip
+    named = measure.replace("_", " ") + (", %" if "%" in kind.sign else "")
+    columns = [c.format(measure=named) for c in COLUMNS]
+    return markdown(columns, lines)
+
+
+def trains(row: Row) -> bool:
+    """Whether a run trained its quantized network, rather than rounding what the float phase left."""
+    return row["config"]["soft_epochs"] + row["config"]["hard_epochs"] > 0
+
+
+def _name(row: Row) -> str:
+    if row["method"] == "float":
+        return "float, trained on"
+    return f"{row['method']}, {row['k']} levels" + ("" if trains(row) else ", not trained")
+
+
+def collect(name: str, folders: Sequence[Path]) -> str:
+    """Write rows, logs and table; the table's text."""
+    out = RESULTS / name
+    rows = [row_of(folder) for folder in folders]
+    text = table(rows)
+    (out / "log").mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        epochs = [r for r in read_metrics(folder / "metrics.jsonl") if "epoch" in r]
+        atomic_write_text(out / "log" / f"{folder.name}.jsonl", "".join(json.dumps(r) + "\n" for r in epochs))
+    atomic_write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    atomic_write_text(out / "table.md", text)
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.collect", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("name", help="folder in experiments/results")
+    parser.add_argument("runs", nargs="+", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        print(collect(options.name, options.runs))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
