@@ -1,0 +1,10 @@
+# CamVid at 360x480, 11 classes, DeepLab-ResNet-18 from scratch, float. PATH: a folder as experiments/masks.py says.
+# python -m experiments.train --config experiments/configs/camvid_deeplab18_float.py --data_dir=PATH
+# For an accelerator. Expected test mIoU: not yet run.
+# CamVid (Brostow et al., 2009, University of Cambridge) is for research; its images are not part of this project.
+from experiments.config import Config
+
+config = Config(task="segment", dataset="camvid", size=(360, 480), augment="scale_crop_flip", model="resnet18_deeplab",
+                width=64, batch=8, optimizer="sgd", float_epochs=300, float_learning_rate=0.02, weight_decay=5e-4,
+                warmup=0.02, clip=5.0,
+                soft_epochs=0, hard_epochs=0)

@@ -1,0 +1,10 @@
+# CamVid, SegFormer-B0 with 16 levels (4 bits) per tensor, from runs/camvid_segformer_float; first and last float.
+# python -m experiments.train --config experiments/configs/camvid_segformer_w4.py --data_dir=PATH
+# For an accelerator. Expected test mIoU: not yet run.
+# CamVid (Brostow et al., 2009, University of Cambridge) is for research; its images are not part of this project.
+import dataclasses
+
+from experiments.configs.camvid_segformer_float import config as base
+
+config = dataclasses.replace(base, float_run="runs/camvid_segformer_float", k=16, soft_epochs=60, hard_epochs=20,
+                             learning_rate=3e-4, weight_decay=0.0, epsilon_end=1e-3, entropy_weight=0.0)

@@ -1,0 +1,10 @@
+# CamVid, PatchUNet with 16 levels (4 bits) per tensor, from runs/camvid_unet_float; first and last float.
+# python -m experiments.train --config experiments/configs/camvid_unet_w4.py --data_dir=PATH
+# About 6 minutes on 2 CPU cores. Expected test mIoU: not yet run.
+# CamVid (Brostow et al., 2009, University of Cambridge) is for research; its images are not part of this project.
+import dataclasses
+
+from experiments.configs.camvid_unet_float import config as base
+
+config = dataclasses.replace(base, float_run="runs/camvid_unet_float", k=16, soft_epochs=20, hard_epochs=8,
+                             learning_rate=1e-3, weight_decay=0.0, epsilon_end=1e-3, entropy_weight=0.0)
