@@ -1,0 +1,219 @@
+"""A pretrained language model at 4, 3 and 2 bits:  python -m experiments.stories --folder F [--fetch]
+
+The network is stories15M (Karpathy, llama2.c; 15 M weights, trained on TinyStories, arXiv 2305.07759), which writes
+short stories. TinyStories is not at hand on every machine, so the network's own text takes its place, sampled at
+temperature 1: some stories to train on, others from another seed to judge by. The perplexity in the table is therefore
+relative to what the float network writes, not to TinyStories.
+
+round      to the nearest of k uniform levels, absmax of each group          after training
+equal      transport with equal masses, levels at the means of the cells     after training
+transport  transport with balance 0.99, levels at Lloyd-Max                  after training
+tuned      from there, trained to the float network's probabilities on its own text (LLM-QAT, arXiv 2305.17888)
+
+Groups are output channels. The embedding, which is the head too, has 4 bits in every row, in groups of one token each,
+by the nearest of its levels; norms stay float. Results go to F (table.md, samples.md, rows.json), what is fetched, the
+sampled stories and the packed files to --network. The defaults are about 20 minutes of two CPU cores that are free
+(a step is 1.8 core seconds).
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.llama2c import Tokenizer
+from experiments.rows import markdown
+from experiments.runfolder import atomic_write_text, versions
+from experiments.story_network import Network, convert, fetch, made_up, story
+from mecq_jax import MEC, STE, Newton, PerChannel, Rule, artifact, harden_tree, losses, training, tree
+from mecq_jax.quantizer import Quantizer
+from mecq_jax.rules import flatten
+
+EMBED_K = 16
+EPSILON = 1e-3  # relative to var(w): all but a few weights in a thousand are certain of their level
+KERNELS, EMBED = "blocks/.*/kernel", "embed/kernel"
+PROMPT = "One day, a little girl named Lily"
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much is sampled and trained.
+
+    stories: sampled to train on; held: to judge by; steps of `batch` stories; shown: tokens of a sample.
+    """
+
+    stories: int = 256
+    held: int = 64
+    steps: int = 300
+    batch: int = 4
+    learning_rate: float = 3e-4
+    shown: int = 100
+    bits: tuple[int, ...] = (4, 3, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """A network's leaves as they ship, and the dense parameters that they stand for."""
+
+    leaves: dict[str, Any]
+    params: Any
+
+
+def after_training(params: Any, pattern: str, quantizer: Quantizer) -> Quantized:
+    """The leaves that `pattern` matches at the codes of the quantizer's start, solved at `EPSILON`."""
+    plan, quant, state = tree.quantize_tree(params, [Rule(pattern, quantizer)])
+    _, state, _ = jax.jit(partial(tree.apply_tree, plan))(params, quant, state, EPSILON)
+    codes = jax.jit(partial(tree.codes_tree, plan))(params, quant, state)
+    leaves = harden_tree(plan, params, quant, state, codes)
+    return Quantized(leaves, tree.apply_codes(plan, params, quant, state, codes))
+
+
+def quantizers(k: int) -> dict[str, Quantizer]:
+    """The ways to k levels without training, by their names in the table."""
+    options = {"k": k, "granularity": PerChannel(), "solver": Newton()}
+    return {
+        "round": STE(k=k, granularity=PerChannel()),
+        "equal": MEC(balance=1.0, codebook="quantile", **options),
+        "transport": MEC(balance=0.99, **options),
+    }
+
+
+def tuned(network: Network, start: Any, stories: np.ndarray, k: int, budget: Budget) -> Quantized:
+    """Trained to the float network's probabilities with the embedding of `start`, which stays as it is.
+
+    The last fifth of the steps has its codes frozen, so that what trains at the end is what ships.
+    """
+    frozen, trained = start["embed"], {name: x for name, x in network.params.items() if name != "embed"}
+    quantizer = MEC(k=k, granularity=PerChannel(), balance=0.99)
+    plan, quant, state = tree.quantize_tree(trained, [Rule(KERNELS, quantizer)])
+
+    def loss_fn(params, model_state, batch, rng):
+        tokens, frozen, teaching = batch  # arguments, not constants, which XLA would fold for minutes
+        logits, teacher = (network.model(p)(tokens[:, :-1]) for p in (params | {"embed": frozen}, teaching))
+        return losses.distillation(logits, teacher), (model_state, {})
+
+    hard = budget.steps // 5
+    schedule = optax.warmup_cosine_decay_schedule(0.0, budget.learning_rate, max(budget.steps // 10, 1), budget.steps)
+    both = training.optimizers(optax.adam(schedule), optax.adam(schedule))
+    trainer = training.Trainer(
+        plan=plan, loss_fn=loss_fn, optimizer=optax.chain(optax.clip_by_global_norm(1.0), both),
+        epsilon=training.geometric(0.1, EPSILON, budget.steps - hard), entropy_weight=optax.constant_schedule(0.0),
+    )  # fmt: skip
+    copies = jax.tree.map(jnp.copy, trained)
+    now = trainer.init(copies, quant, state, {}, jax.random.key(0))
+    soft_step, hard_step = (jax.jit(step, donate_argnums=0) for step in (trainer.soft_step, trainer.hard_step))
+    order = np.random.default_rng(0)
+    for i in range(budget.steps):
+        if i == budget.steps - hard:
+            now = jax.jit(trainer.settle)(now)
+        step = soft_step if i < budget.steps - hard else hard_step
+        batch = stories[order.choice(len(stories), budget.batch, replace=False)]
+        now, metrics = step(now, (batch, frozen, network.params))
+        if i % 10 == 0 or i == budget.steps - 1:
+            print(f"  step {i + 1} of {budget.steps}: KL {float(metrics.task):.4f}", flush=True)
+    if not hard:
+        now = jax.jit(trainer.settle)(now)
+    leaves = harden_tree(plan, now.params, now.quant, now.quant_state, now.codes)
+    return Quantized(leaves, trainer.hard_params(now) | {"embed": frozen})
+
+
+def stories(network: Network, folder: Path, budget: Budget) -> tuple[np.ndarray, np.ndarray]:
+    """(to train on, to judge by), int32 [n, context]; what was sampled before is taken again."""
+    found = []
+    for count, seed in ((budget.stories, 1), (budget.held, 2)):
+        path = folder / f"sampled_{seed}_{count}.npy"
+        if not path.is_file():
+            np.save(path, network.sample(network.params, count, seed))
+        found.append(np.load(path))
+    return found[0], found[1]
+
+
+def compare(network: Network, tokenizer: Tokenizer, folder: Path, work: Path, budget: Budget, prompt: str) -> None:
+    """Every method at every width of the budget; the results are written after each."""
+    rows: list[dict[str, Any]] = []
+    train, held = stories(network, work, budget)
+    embed = after_training(network.params, EMBED, MEC(k=EMBED_K, granularity=PerChannel(axis=0), balance=0.0))
+
+    def add(method: str, bits: int | None, got: Quantized, began: float) -> None:
+        path = work / f"{method}_{bits}.safetensors"
+        rows.append({
+            "method": method, "bits": bits, "bytes": artifact.save(path, got.leaves),
+            "perplexity": network.perplexity(got.params, held),
+            "sample": story(network, tokenizer, got.params, prompt, budget.shown), "seconds": time.monotonic() - began,
+        })  # fmt: skip
+        print({name: value for name, value in rows[-1].items() if name != "sample"}, flush=True)
+        write(folder, rows, budget, prompt)
+
+    began = time.monotonic()
+    add("float", None, Quantized(flatten(network.params), network.params), began)
+    add("embedding", None, embed, began)
+    for bits in budget.bits:
+        for method, quantizer in quantizers(2**bits).items():
+            began = time.monotonic()
+            got = after_training(embed.params, KERNELS, quantizer)
+            add(method, bits, Quantized(got.leaves | {EMBED: embed.leaves[EMBED]}, got.params), began)
+        began = time.monotonic()
+        if budget.steps:
+            got = tuned(network, embed.params, train, 2**bits, budget)
+            add("tuned", bits, Quantized(got.leaves | {EMBED: embed.leaves[EMBED]}, got.params), began)
+
+
+def write(folder: Path, rows: list[dict[str, Any]], budget: Budget, prompt: str) -> None:
+    """table.md, samples.md and rows.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [[r["method"], str(r["bits"] or "float"), f"{r['perplexity']:.3f}", f"{r['bytes'] / 1e6:.2f}",
+              f"{r['seconds']:.0f}"] for r in rows]  # fmt: skip
+    table = markdown(["method", "bits", "perplexity", "packed file, MB", "seconds"], lines)
+    note = (f"Perplexity on {budget.held} texts that the float network sampled (seed 2): it is relative to the float "
+            "network's own text. The file has the levels of every group in float32.\n\n")
+    atomic_write_text(folder / "table.md", note + table)
+    samples = "".join(f"**{r['method']}, {r['bits'] or 'float'} bits**: {r['sample']}\n\n" for r in rows)
+    atomic_write_text(folder / "samples.md", f"Most probable tokens after *{prompt}*\n\n" + samples)
+    about = {"budget": dataclasses.asdict(budget), "prompt": prompt, "device": jax.devices()[0].device_kind,
+             "versions": versions(), "rows": rows}  # fmt: skip
+    atomic_write_text(folder / "rows.json", json.dumps(about, indent=1))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.stories", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--folder", type=Path, required=True, help="of the results")
+    parser.add_argument("--network", type=Path, default=Path("runs/stories15M"), help="folder of what is not results")
+    parser.add_argument("--fetch", action="store_true", help="fetch the network with npm, if it is not there")
+    parser.add_argument("--tiny", action="store_true", help="a made-up network of random weights, in seconds")
+    parser.add_argument("--prompt", default=PROMPT)
+    for field in dataclasses.fields(Budget):
+        if field.name != "bits":
+            kind = float if field.name == "learning_rate" else int
+            parser.add_argument(f"--{field.name}", type=kind, default=field.default)
+    parser.add_argument("--bits", type=int, nargs="+", default=Budget.bits, choices=(1, 2, 3, 4))
+    given = vars(parser.parse_args(arguments))
+    fields: dict[str, Any] = {field.name: given[field.name] for field in dataclasses.fields(Budget)}
+    budget = Budget(**fields | {"bits": tuple(given["bits"])})
+    try:
+        work = given["network"]
+        if given["fetch"] and not (work / "llama2.data").is_file():
+            fetch(work)
+        work.mkdir(parents=True, exist_ok=True)
+        network, tokenizer = (made_up if given["tiny"] else convert)(work)
+        compare(network, tokenizer, given["folder"], work, budget, given["prompt"])
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

