@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from experiments.foreign_models import FOREIGN
 from mecq_jax.sharding import Split
 
 
@@ -242,6 +243,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
 
 def build(name: str, channels: int, size: int, classes: int, width: int, seed: int) -> nnx.Module:
     """The model `name` with weights drawn from `seed`, for images [size, size, channels]."""
-    if name not in MODELS:
-        raise ValueError(f"model {name!r} is not one of {sorted(MODELS)}")
-    return MODELS[name](channels, size, classes, width, rngs=nnx.Rngs(jax.random.key(seed)))
+    known = MODELS | FOREIGN
+    if name not in known:
+        raise ValueError(f"model {name!r} is not one of {sorted(known)}")
+    return known[name](channels, size, classes, width, rngs=nnx.Rngs(jax.random.key(seed)))
