@@ -2,11 +2,11 @@
 
     q = round_to_nearest(params, rules)            # rules with STE quantizers: equally spaced levels
     q = transport_weights(params, rules)           # rules with MEC quantizers
-    model_state = reestimator(loss_fn)(q.dense(params), model_state, batches, rng)
+    model_state = training.reestimate(loss_fn, q.dense(params), model_state, batches, rng)
     q, params, model_state = fine_tune(task, config)
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from experiments import recipe
 from experiments.config import Config
@@ -113,20 +113,6 @@ def _only(kind: type, plan: Plan) -> None:
 def _hardened(plan: Plan, params: Any, quant: tree.QuantTree, state: tree.StateTree) -> Quantized:
     return Quantized(plan, quant, state, tree.codes_tree(plan, params, quant, state))
 
-
-Reestimate = Callable[[Any, Any, Iterable[Batch], Key[Array, ""]], Any]
-
-
-def reestimator(loss_fn: Any) -> Reestimate:
-    """`training.reestimate` with the parameters as an argument: compiled once for many sets of weights."""
-    forward = jax.jit(lambda params, model_state, batch, key: loss_fn(params, model_state, batch, key)[1][0])
-
-    def reestimate(params: Any, model_state: Any, batches: Iterable[Batch], rng: Key[Array, ""]) -> Any:
-        for i, batch in enumerate(batches):
-            model_state = forward(params, model_state, batch, jax.random.fold_in(rng, i))
-        return model_state
-
-    return reestimate
 
 
 def batches_of(task: Task, batch: int, seed: int) -> Iterator[Batch]:

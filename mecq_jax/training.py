@@ -233,12 +233,17 @@ def _flips(before, after):
     return jnp.stack(changed).sum() / total if changed else jnp.zeros((), jnp.float32)
 
 
+@partial(jax.jit, static_argnums=0)
+def _statistics(loss_fn, params, model_state, batch, rng):
+    return loss_fn(params, model_state, batch, rng)[1][0]
+
+
 def reestimate(loss_fn: LossFn, params: Any, model_state: Any, batches: Iterable[Batch], rng: Key[Array, ""]) -> Any:
     """Batch-norm statistics for `params` (the hard weights): forward passes in training mode over `batches`.
 
-    Give it augmented training batches, as in training; as many as 1 / (1 - momentum) a few times over.
+    Give it augmented training batches, as in training; as many as 1 / (1 - momentum) a few times over. Compiled once
+    for a loss function.
     """
-    forward = jax.jit(lambda model_state, batch, key: loss_fn(params, model_state, batch, key)[1][0])
     for i, batch in enumerate(batches):
-        model_state = forward(model_state, batch, jax.random.fold_in(rng, i))
+        model_state = _statistics(loss_fn, params, model_state, batch, jax.random.fold_in(rng, i))
     return model_state

@@ -248,15 +248,11 @@ def test_pixels_come_back_and_statistics_are_those_of_numpy(published, rng):
     np.testing.assert_allclose(model.pixels(task.inputs(dataset.train_images)), pixels, atol=1e-6)
 
     batch = {"image": dataset.train_images, "label": dataset.train_labels}
-    reestimate = post_training.reestimator(task.loss_fn)
-    got = reestimate(task.params, task.model_state, [batch] * 120, jax.random.key(0))
+    got = training.reestimate(task.loss_fn, task.params, task.model_state, [batch] * 120, jax.random.key(0))
     kernel = np.asarray(task.params["conv1"]["kernel"]).transpose(3, 2, 0, 1)
     first = np.stack([correlate(x.transpose(2, 0, 1), kernel, 1) for x in pixels])
     np.testing.assert_allclose(got["bn1"]["mean"], first.mean(axis=(0, 2, 3)), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(got["bn1"]["var"], first.var(axis=(0, 2, 3)), rtol=1e-3, atol=1e-4)
-    library = training.reestimate(task.loss_fn, task.params, task.model_state, [batch] * 3, jax.random.key(0))
-    same = reestimate(task.params, task.model_state, [batch] * 3, jax.random.key(0))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), library, same)
 
 
 def test_a_float_run_is_one_of_ours(published, rng, tmp_path):

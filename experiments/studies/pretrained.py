@@ -34,7 +34,6 @@ from experiments.post_training import (
     Quantized,
     batches_of,
     fine_tune,
-    reestimator,
     round_to_nearest,
     transport_weights,
 )
@@ -44,7 +43,7 @@ from experiments.run import named
 from experiments.runfolder import atomic_write_text, versions
 from experiments.studies import common
 from experiments.studies.common import Table
-from mecq_jax import MEC, STE, PerChannel, PerTensor, artifact
+from mecq_jax import MEC, STE, PerChannel, PerTensor, artifact, training
 from mecq_jax.hardening import squared_error
 from mecq_jax.rules import default_rules, flatten
 
@@ -123,7 +122,6 @@ class Study:
 
     def __init__(self, config: Config, task: Task, rows: Rows, told: Callable[[str], None] = lambda line: None):
         self.config, self.task, self.rows, self.told = config, task, rows, told
-        self.reestimate = reestimator(task.loss_fn)
 
     def run(self) -> None:
         """Every row that is not there yet: the float network, what needs no training, then the fine-tunes."""
@@ -168,7 +166,7 @@ class Study:
     def _accuracy(self, params: Any, model_state: Any, reestimated: bool) -> float:
         if reestimated:
             some = islice(batches_of(self.task, self.config.batch, 0), self.config.statistics_batches)
-            model_state = self.reestimate(params, model_state, some, jax.random.key(0))
+            model_state = training.reestimate(self.task.loss_fn, params, model_state, some, jax.random.key(0))
         return self.task.evaluate(params, model_state)
 
     def _error(self, found: Quantized, hard: Any) -> float:
