@@ -1,10 +1,12 @@
 """Image classification as pure functions: a float NNX model becomes (params, model_state) and a loss over them."""
 
 import dataclasses
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,24 +16,19 @@ from experiments.config import Config
 from experiments.task import Examples, parts, rest_of
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Task(task.Task):
-    """A data set in memory and a network that gives a logit for every class."""
+class Classifier(task.Task):
+    """A network that gives a logit for every class of an image."""
 
-    dataset: data.Dataset
     measure: ClassVar[str] = "accuracy"
 
-    @cached_property
-    def train(self) -> Examples:
-        return Examples({"image": self.dataset.train_images, "label": self.dataset.train_labels})
-
-    @cached_property
-    def test(self) -> Examples:
-        return Examples({"image": self.dataset.test_images})
+    @property
+    @abstractmethod
+    def statistics(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and std of each channel of pixels scaled to [0, 1]."""
 
     def inputs(self, images):
         """What the model is given of uint8 images."""
-        return augment.normalise(images, self.dataset.mean, self.dataset.std).astype(self.config.compute)
+        return augment.normalise(images, *self.statistics).astype(self.config.compute)
 
     def augmented(self, rng, images):
         """Training images under the config's augmentation."""
@@ -42,10 +39,36 @@ class Task(task.Task):
         return self.model(params, model_state, training=False)(self.inputs(images)).astype(jnp.float32)
 
     def loss_fn(self, params, model_state, batch, rng):
-        """Cross-entropy of an augmented batch; batch norm by the batch."""
-        model = self.model(params, model_state, training=True)
-        logits = model(self.inputs(self.augmented(rng, batch["image"]))).astype(jnp.float32)
-        return cross_entropy(logits, batch["label"]), (rest_of(model), train_accuracy(logits, batch["label"]))
+        """Cross-entropy of an augmented batch, where the config says so of mixed images to both of their classes; batch
+        norm by the batch."""
+        model, labels = self.model(params, model_state, training=True), batch["label"]
+        images, others, share = self.inputs(self.augmented(rng, batch["image"])), labels, 1.0
+        if self.config.mixup:
+            images, others, share = mixup(jax.random.fold_in(rng, 1), images, labels, self.config.mixup)
+        logits = model(images).astype(jnp.float32)
+        loss = cross_entropy(logits, labels, self.config.label_smoothing)
+        if self.config.mixup:
+            loss = share * loss + (1 - share) * cross_entropy(logits, others, self.config.label_smoothing)
+        return loss, (rest_of(model), train_accuracy(logits, labels))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(Classifier):
+    """A classifier of a data set in memory."""
+
+    dataset: data.Dataset
+
+    @property
+    def statistics(self):
+        return self.dataset.mean, self.dataset.std
+
+    @cached_property
+    def train(self) -> Examples:
+        return Examples({"image": self.dataset.train_images, "label": self.dataset.train_labels})
+
+    @cached_property
+    def test(self) -> Examples:
+        return Examples({"image": self.dataset.test_images})
 
     def output(self, params, model_state, batch):
         """The class of every image."""
@@ -56,9 +79,25 @@ class Task(task.Task):
         return float(np.mean(outputs == self.dataset.test_labels))
 
 
-def cross_entropy(logits, labels):
-    """Mean cross-entropy, nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+def cross_entropy(logits, labels, smoothing: float = 0.0):
+    """Mean over the batch of -sum_c t_c log p_c, nats, with p = softmax(logits) [b, c] and targets t_c =
+    (1 - s) [c = label] + s / c, s the `smoothing` (Szegedy et al., 2015, arXiv 1512.00567, section 7)."""
+    if not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def mixup(rng: jax.Array, images: jax.Array, labels: jax.Array, alpha: float
+          ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(s x + (1 - s) x', labels of x', s): every image x with the one x' as far from the batch's other end, and one
+    share s ~ Beta(alpha, alpha) a batch (Zhang et al., 2017, arXiv 1710.09412; pairs as in timm).
+
+    images: float [b, ...]; labels: int [b].
+    """
+    share = jax.random.beta(rng, alpha, alpha)
+    mixed = share * images + (1 - share) * images[::-1]
+    return mixed.astype(images.dtype), labels[::-1], share
 
 
 def train_accuracy(logits, labels) -> Mapping[str, Any]:

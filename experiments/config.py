@@ -30,11 +30,12 @@ class Config:
     Task: `task` (tasks.MODULES): 'classify' images, 'segment' them, or 'language', the next token of a text.
     Data: `dataset` (see data.CLASSES; a task has its own), `data_dir`, `train_size` (None: all), `downscale` (mean over
     d x d pixels), `augment` (augment.KINDS) with `pad` pixels; `size`: height and width to which images are cut (None:
-    as they are), `context`: tokens that a language model sees; `label_smoothing`, and `mixup`'s alpha (0: none).
+    as they are), `context`: tokens that a language model sees; `label_smoothing`, and `mixup`'s alpha (0: none);
+    `workers`: processes that read what does not fit in memory (0: threads).
     Model: `model` (models.MODELS), `width`, `compute` ('float32', or 'bfloat16' for the network's arithmetic:
     parameters, their optimizer, batch statistics, quantizers and the loss stay in float32).
     Quantizer: `method` ('float': none), `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights),
-    `gradient`, `codebook`, `prior` (None: uniform, 'lloyd_max' or 'learned'), `balance`, `newton_steps` a training step.
+    `gradient`, `codebook`, `prior` (None: uniform, 'lloyd_max' or 'learned'), `balance`, `newton_steps` a step.
     Recipe: epochs of each phase, `freeze` ('own': the hard epochs freeze the codes of the methods in `FREEZING`, and
     others train on as they did; 'all': of all), `batch`, `optimizer` ('adam' or 'sgd' with momentum 0.9), peak learning
     rates (`levels_rate`: of levels and steps, as a share of the weights'), cosine to 0 over each of float and quantized
@@ -59,6 +60,7 @@ class Config:
     context: int = 128
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    workers: int = 0
     model: str = "cnn"
     width: int = 16
     compute: str = "float32"

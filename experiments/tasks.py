@@ -7,7 +7,8 @@ from experiments.task import Task
 
 MODULES = {"classify": "experiments.classify", "segment": "experiments.segment", "language": "experiments.language"}
 # Data sets too large for memory, read while training.
-STREAMED = {"imagenet2012": "experiments.imagenet", "scene_parse150": "experiments.ade20k"}
+STREAMED = {"imagenet2012": "experiments.imagenet", "ade20k": "experiments.ade20k",
+            "scene_parse150": "experiments.ade20k"}  # fmt: skip
 
 
 def make_task(config: Config) -> Task:

@@ -91,7 +91,8 @@ def _train(config: Config, folder: Path, options: argparse.Namespace) -> None:
         return
     print(result.report)
     scores = {"float": result.float_score, "soft": result.soft_score, "hard": result.hard_score}
-    print("  ".join(f"{name} {task.kind.shown(x)}" for name, x in scores.items()), f" ({task.measure}, test, last epoch)")
+    shown = "  ".join(f"{name} {task.kind.shown(x)}" for name, x in scores.items())
+    print(f"{shown}  ({task.measure}, test, last epoch)")
     print(f"artifact {result.folder / 'model.safetensors'}")
 
 

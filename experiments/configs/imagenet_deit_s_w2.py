@@ -1,0 +1,13 @@
+# ImageNet, DeiT-S, 2 bits per tensor, first and last layer float, from
+# the float run's weights. Not run here.
+# python -m experiments.train --folder runs/imagenet_deit_s_w2 \
+#     --config experiments/configs/imagenet_deit_s_w2.py
+# About 19 hours on one H100, estimated from a fifth fewer than 3,000 images/s, not measured;
+# the input must keep up (python -m experiments.benchmarks.input).
+# Expected: none published that we know.
+import dataclasses
+
+from experiments.configs.imagenet_deit_s_float import config as base
+
+config = dataclasses.replace(base, k=4, float_run="runs/imagenet_deit_s_float", soft_epochs=100, hard_epochs=30,
+                             learning_rate=2e-4, levels_rate=0.1, epsilon_end=1e-3, entropy_weight=0.0)
