@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import models, pictures, plots
+from experiments import models, plots
 from experiments.collect import RESULTS, trains
 from experiments.config import Config
 from experiments.plots import Panel
 from experiments.rows import Row
+from experiments.segmentation import pictures
 from experiments.task import MEASURES
 from mecq_jax.grouping import PerTensor
 from mecq_jax.layers import kernels

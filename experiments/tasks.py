@@ -5,10 +5,11 @@ import importlib
 from experiments.config import Config
 from experiments.task import Task
 
-MODULES = {"classify": "experiments.classify", "segment": "experiments.segment", "language": "experiments.language"}
+MODULES = {"classify": "experiments.classify", "segment": "experiments.segmentation.segment",
+           "language": "experiments.language.modelling"}  # fmt: skip
 # Data sets too large for memory, read while training.
-STREAMED = {"imagenet2012": "experiments.imagenet", "ade20k": "experiments.ade20k",
-            "scene_parse150": "experiments.ade20k"}  # fmt: skip
+STREAMED = {"imagenet2012": "experiments.imagenet", "ade20k": "experiments.segmentation.ade20k",
+            "scene_parse150": "experiments.segmentation.ade20k"}  # fmt: skip
 
 
 def make_task(config: Config) -> Task:

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import ade20k, classify, config, data, dense_models, imagenet, imagenet_models
+from experiments import classify, config, data, imagenet, imagenet_models
 from experiments.config import Config
 from experiments.imagenet_models import DeiT, MobileNetV2, ResNet
 from experiments.recipe import float_trainer, quantized_trainer
+from experiments.segmentation import ade20k, networks
 from mecq_jax import Rule, default_rules, quantize_tree
 from mecq_jax.rules import make_plan
 
@@ -65,9 +66,9 @@ def mocked(monkeypatch):
     # The mock's records cannot be read many at once.
     monkeypatch.setattr(data, "_records", lambda source, indices: [source[i] for i in indices])
     monkeypatch.setattr(imagenet_models, "MODELS", SHORT)
-    deeplab = partial(dense_models.DeepLab, block=dense_models.Bottleneck, depths=(1, 1, 1, 1))
-    segformer = partial(dense_models.SegFormer, depths=(1, 1, 1, 1))
-    monkeypatch.setattr(dense_models, "MODELS", {"resnet50_deeplab": deeplab, "segformer_b0": segformer})
+    deeplab = partial(networks.DeepLab, block=networks.Bottleneck, depths=(1, 1, 1, 1))
+    segformer = partial(networks.SegFormer, depths=(1, 1, 1, 1))
+    monkeypatch.setattr(networks, "MODELS", {"resnet50_deeplab": deeplab, "segformer_b0": segformer})
 
     def make(name: str):
         tiny = {"width": 8, "batch": 4, "float_run": None, "data_dir": "unused"}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import language, language_models, text
 from experiments.config import Config
+from experiments.language import llama, modelling, text
 from experiments.run import run
 from mecq_jax import artifact
 from mecq_jax.rules import flatten
@@ -44,11 +44,11 @@ def reference_attention(params, x, heads):
 
 
 def tiny(**options):
-    return language_models.Llama(11, 8, nnx.Rngs(0), depth=2, heads=2, hidden=12, **options)
+    return llama.Llama(11, 8, nnx.Rngs(0), depth=2, heads=2, hidden=12, **options)
 
 
 def test_attention_with_rotary_positions_is_the_reference(rng):
-    layer = language_models.Attention(12, 3, nnx.Rngs(1))
+    layer = llama.Attention(12, 3, nnx.Rngs(1))
     x = rng.normal(size=(2, 7, 12))
     params = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(layer)))
     got, _ = layer(jnp.asarray(x, jnp.float32))
@@ -57,7 +57,7 @@ def test_attention_with_rotary_positions_is_the_reference(rng):
 
 def test_a_query_and_a_key_meet_by_their_distance(rng):
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
-    near, far = (jnp.sum(language_models.rotate(q, p + 3) * language_models.rotate(k, p)) for p in (0, 90))
+    near, far = (jnp.sum(llama.rotate(q, p + 3) * llama.rotate(k, p)) for p in (0, 90))
     np.testing.assert_allclose(near, far, rtol=1e-4)
 
 
@@ -107,11 +107,11 @@ def config(book) -> Config:
 
 
 def test_uniform_logits_are_worth_the_logarithm_of_the_symbols(config):
-    task = language.make_task(config)
+    task = modelling.make_task(config)
     params = jax.tree.map(jnp.zeros_like, task.params)
     np.testing.assert_allclose(task.evaluate(params, task.model_state), np.log2(6), rtol=1e-6)
     task = dataclasses.replace(task, source=dataclasses.replace(task.source, symbols=text.TEXT8_SYMBOLS))
-    model = language_models.build("llama_tiny", 27, 16, 0)
+    model = llama.build("llama_tiny", 27, 16, 0)
     windows = jnp.asarray(task.source.test[None, :17])
     zeros = jax.tree.map(jnp.zeros_like, nnx.state(model))
     nnx.update(model, zeros)
@@ -191,22 +191,22 @@ def test_what_is_missing_or_wrong_is_named(tmp_path, book, config, monkeypatch):
     with pytest.raises(ValueError, match="unknown text"):
         text.load("enwik8", book)
     with pytest.raises(ValueError, match="mixup"):
-        language.make_task(dataclasses.replace(config, mixup=0.2))
+        modelling.make_task(dataclasses.replace(config, mixup=0.2))
     with pytest.raises(ValueError, match="is not one of"):
-        language.make_task(dataclasses.replace(config, model="vit"))
+        modelling.make_task(dataclasses.replace(config, model="vit"))
     with pytest.raises(ValueError, match="no window"):
         text.Windows(np.zeros(8, np.uint8), context=8)
 
 
 def test_with_a_train_size_the_test_part_is_cut(config, monkeypatch):
-    monkeypatch.setattr(language, "QUICK_TEST", 50)
-    assert len(language.make_task(config).test) == 199 // 16
-    assert len(language.make_task(dataclasses.replace(config, train_size=3000)).test) == 49 // 16
+    monkeypatch.setattr(modelling, "QUICK_TEST", 50)
+    assert len(modelling.make_task(config).test) == 199 // 16
+    assert len(modelling.make_task(dataclasses.replace(config, train_size=3000)).test) == 49 // 16
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_loss_and_output_are_float32_in_both_types(config, compute):
-    task = language.make_task(dataclasses.replace(config, compute=compute))
+    task = modelling.make_task(dataclasses.replace(config, compute=compute))
     batch = next(task.train.epoch(4, 0, 0))
     loss, (_, scalars) = jax.jit(task.loss_fn)(task.params, task.model_state, batch, jax.random.key(0))
     bits = jax.jit(task.output)(task.params, task.model_state, batch)
@@ -218,7 +218,7 @@ def test_loss_and_output_are_float32_in_both_types(config, compute):
 def test_a_run_ends_in_a_packed_file(config, tmp_path):
     config = dataclasses.replace(config, train_size=16 * 8 + 16, float_epochs=1, soft_epochs=2, hard_epochs=1,
                                  groups="channel")  # fmt: skip
-    task = language.make_task(config)
+    task = modelling.make_task(config)
     assert task.steps_per_epoch == 2
     result = run(config, tmp_path / "run", task=task)
     assert 0 < result.hard_score < 8 and np.isfinite(result.soft_to_hard_gap)

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from experiments import dense_augment, dense_models, masks, pictures, segment
 from experiments import run as runs
 from experiments.config import Config
+from experiments.segmentation import masks, networks, pictures, scaling, segment
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -101,7 +101,7 @@ def test_augmentation_keeps_image_and_mask_together():
     halves = np.ones((16, 40, 60), np.int32)
     halves[:, 14:, 20:] = 2
     images = jnp.asarray(halves[..., None], jnp.float32)
-    image, mask = jax.jit(lambda k: dense_augment.scale_crop_flip(k, images, jnp.asarray(halves), 255))(
+    image, mask = jax.jit(lambda k: scaling.scale_crop_flip(k, images, jnp.asarray(halves), 255))(
         jax.random.key(3))
     image, mask = np.asarray(image)[..., 0], np.asarray(mask)
     assert set(np.unique(mask)) == {1, 2, 255}
@@ -118,10 +118,10 @@ def test_augmentation_keeps_image_and_mask_together():
 
 def test_a_crop_may_be_smaller_than_the_images():
     images, labels = jnp.ones((2, 40, 60, 3)), jnp.ones((2, 40, 60), jnp.int32)
-    image, mask = dense_augment.apply(jax.random.key(0), images, labels, "scale_crop_flip", 255, (24, 32))
+    image, mask = scaling.apply(jax.random.key(0), images, labels, "scale_crop_flip", 255, (24, 32))
     assert image.shape == (2, 24, 32, 3) and mask.shape == (2, 24, 32)
     with pytest.raises(ValueError, match="scale_crop_flip"):
-        dense_augment.check("crop")
+        scaling.check("crop")
 
 
 def test_windows_that_cover_the_image_are_the_whole(rng):
@@ -138,7 +138,7 @@ def test_windows_that_cover_the_image_are_the_whole(rng):
 
 
 def test_larger_images_go_by_windows(config, monkeypatch):
-    monkeypatch.setitem(dense_models.MODELS, "per_pixel", PerPixel)
+    monkeypatch.setitem(networks.MODELS, "per_pixel", PerPixel)
     task = segment.make_task(dataclasses.replace(config, model="per_pixel"))
     large = np.random.default_rng(1).integers(0, 256, (1, 30, 40, 3)).astype(np.uint8)
     by_windows = task.class_map(task.params, task.model_state, large)
@@ -197,7 +197,7 @@ def test_what_is_missing_is_said(tmp_path, config):
 
 
 def test_a_run_ends_in_a_file_and_a_picture(config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(dense_models.MODELS, "per_pixel", PerPixel)
+    monkeypatch.setitem(networks.MODELS, "per_pixel", PerPixel)
     config = dataclasses.replace(config, model="per_pixel", soft_epochs=1)
     task = segment.make_task(config)
     result = runs.run(config, tmp_path / "run", task=task)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import llama2c, stories, story_network
-from experiments.language_models import Llama
-from experiments.llama2c import BOS, Shape, Tokenizer
+from experiments.language import llama2c, stories, story_network
+from experiments.language.llama import Llama
+from experiments.language.llama2c import BOS, Shape, Tokenizer
 from mecq_jax import artifact
 from mecq_jax.rules import flatten
 

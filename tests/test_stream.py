@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import ade20k, data, decode, imagenet
+from experiments import data, decode, imagenet
 from experiments.data import epoch_indices
+from experiments.segmentation import ade20k
 from experiments.stream import Stream, open_tfds
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from experiments import augment, dense_augment, dense_models, masks, task
+from experiments import augment, task
 from experiments.config import Config
+from experiments.segmentation import masks, networks, scaling
 from experiments.task import Examples, Source, parts, rest_of
 
 DATASETS = {"folder": None, "camvid": masks.CAMVID}
@@ -48,7 +49,7 @@ class Task(task.Task):
         for name in ("task", "dataset", "size"):
             if (mine := getattr(self.config, name)) != (other := getattr(config, name)):
                 raise ValueError(f"{name} = {other!r}, and {mine!r} of the data that is read; they must be the same")
-        model = dense_models.build(config.model, len(self.classes.names), config.width, config.seed)
+        model = networks.build(config.model, len(self.classes.names), config.width, config.seed)
         return dataclasses.replace(self, config=config, **parts(model))
 
     def inputs(self, images):
@@ -71,7 +72,7 @@ class Task(task.Task):
         """Cross-entropy of an augmented batch; batch norm by the batch."""
         model = self.model(params, model_state, training=True)
         images = augment.normalise(batch["image"], self.mean, self.std)
-        images, labels = dense_augment.apply(rng, images, batch["label"].astype(jnp.int32), self.config.augment,
+        images, labels = scaling.apply(rng, images, batch["label"].astype(jnp.int32), self.config.augment,
                                              self.classes.ignore, self.config.size)
         logits = model(images.astype(self.config.compute)).astype(jnp.float32)
         counts = labels != self.classes.ignore
@@ -148,11 +149,11 @@ def _starts(length: int, window: int, overlap: float) -> list[int]:
 
 def make_task(config: Config, found: masks.Masks | None = None) -> Task:
     """Read the folder (unless its content is given) and build the model that `config` names."""
-    dense_augment.check(config.augment)
+    scaling.check(config.augment)
     if config.dataset not in DATASETS:
         raise ValueError(f"dataset = {config.dataset!r}: segmentation has {', '.join(DATASETS)}")
     found = found or masks.load(config.data_dir, config.size, DATASETS[config.dataset], config.train_size)
-    model = dense_models.build(config.model, len(found.classes.names), config.width, config.seed)
+    model = networks.build(config.model, len(found.classes.names), config.width, config.seed)
     return Task(config=config, train_source=Examples({"image": found.train_images, "label": found.train_labels}),
                 test_source=Examples({"image": found.test_images, "label": found.test_labels}), classes=found.classes,
                 mean=found.mean, std=found.std, **parts(model))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.dense_parts import Depthwise, upsample
+from experiments.segmentation.parts import Depthwise, upsample
 
 
 class Attention(nnx.Module):

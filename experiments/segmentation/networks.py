@@ -6,9 +6,9 @@ from functools import partial
 import jax
 from flax import nnx
 
-from experiments.dense_resnet import BasicBlock, Bottleneck, DeepLab
-from experiments.dense_segformer import SegFormer
-from experiments.dense_unet import PatchUNet
+from experiments.segmentation.resnet import BasicBlock, Bottleneck, DeepLab
+from experiments.segmentation.segformer import SegFormer
+from experiments.segmentation.unet import PatchUNet
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "patch_unet": PatchUNet,

@@ -6,7 +6,7 @@ from itertools import pairwise
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.dense_parts import Depthwise, patches, upsample
+from experiments.segmentation.parts import Depthwise, patches, upsample
 
 
 class Block(nnx.Module):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from experiments.dense_parts import ConvNorm, upsample
+from experiments.segmentation.parts import ConvNorm, upsample
 
 
 class BasicBlock(nnx.Module):

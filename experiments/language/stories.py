@@ -1,4 +1,4 @@
-"""A pretrained language model at 4, 3 and 2 bits:  python -m experiments.stories --folder F [--fetch]
+"""A pretrained language model at 4, 3 and 2 bits:  python -m experiments.language.stories --folder F [--fetch]
 
 The network is stories15M (Karpathy, llama2.c; 15 M weights, trained on TinyStories, arXiv 2305.07759), which writes
 short stories. TinyStories is not at hand on every machine, so the network's own text takes its place, sampled at
@@ -32,10 +32,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.llama2c import Tokenizer
+from experiments.language.llama2c import Tokenizer
+from experiments.language.story_network import Network, convert, fetch, made_up, story
 from experiments.rows import markdown
 from experiments.runfolder import atomic_write_text, versions
-from experiments.story_network import Network, convert, fetch, made_up, story
 from mecq_jax import MEC, STE, Newton, PerChannel, Rule, artifact, harden_tree, losses, training, tree
 from mecq_jax.quantizer import Quantizer
 from mecq_jax.rules import flatten
@@ -187,8 +187,8 @@ def write(folder: Path, rows: list[dict[str, Any]], budget: Budget, prompt: str)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.stories", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(prog="python -m experiments.language.stories", description=__doc__,
+                                     allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of the results")
     parser.add_argument("--network", type=Path, default=Path("runs/stories15M"), help="folder of what is not results")
     parser.add_argument("--fetch", action="store_true", help="fetch the network with npm, if it is not there")

@@ -14,9 +14,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments import llama2c
-from experiments.language_models import Llama
-from experiments.llama2c import BOS, Shape, Tokenizer
+from experiments.language import llama2c
+from experiments.language.llama import Llama
+from experiments.language.llama2c import BOS, Shape, Tokenizer
 from mecq_jax import artifact, reader, tree
 from mecq_jax.rules import flatten
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import language_models, task, text
+from experiments import task
 from experiments.config import Config
+from experiments.language import llama, text
 from experiments.task import parts, rest_of
 
 # With `train_size`, for trials and small machines, the test part is cut too.
@@ -69,5 +70,5 @@ def make_task(config: Config) -> Task:
         if getattr(config, name) != getattr(Config, name):
             raise ValueError(f"{name} = {getattr(config, name)!r} is of tasks on images; leave it out for language")
     source = text.load(config.dataset, config.data_dir, config.train_size)
-    model = language_models.build(config.model, len(source.symbols), config.width, config.seed)
+    model = llama.build(config.model, len(source.symbols), config.width, config.seed)
     return Task(config=config, source=source, **parts(model))

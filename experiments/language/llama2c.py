@@ -49,7 +49,7 @@ class Shape:
 
 
 def read_model(data: bytes) -> tuple[Shape, dict[str, np.ndarray]]:
-    """(shape, leaves by the paths of `language_models.Llama`) of a file whose head is its embedding."""
+    """(shape, leaves by the paths of `llama.Llama`) of a file whose head is its embedding."""
     if len(data) < _HEADER.size:
         raise ValueError(f"a file of {len(data)} bytes is no model of llama2.c; fetch it again")
     width, hidden, depth, heads, kv_heads, vocabulary, context = _HEADER.unpack_from(data)

@@ -1,6 +1,6 @@
 """Images, their truth and what runs make of them, side by side:
 
-python -m experiments.pictures --folder runs/A --folder runs/B --images 3 -o file.png   [--data_dir PATH]
+python -m experiments.segmentation.pictures --folder runs/A --folder runs/B --images 3 -o file.png   [--data_dir PATH]
 
 A column for each run shows the prediction of its packed file, model.safetensors; --data_dir where the masks' folder now
 is, if not where the run had it.
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.patches import Patch
 
-from experiments import segment
 from experiments.config import Config
-from experiments.masks import Classes
 from experiments.plots import panels
 from experiments.run import unflatten
+from experiments.segmentation import segment
+from experiments.segmentation.masks import Classes
 from mecq_jax import reader
 
 WIDTH = 900  # pixels
@@ -98,7 +98,7 @@ def draw(folders: Sequence[Path], count: int, path: Path, data_dir: str | None =
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.pictures", description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m experiments.segmentation.pictures", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, action="append", required=True, help="a finished run's; repeat it")
     parser.add_argument("--images", type=int, default=3)

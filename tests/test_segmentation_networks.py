@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import dense_models
-from experiments.dense_parts import Depthwise, patches, upsample
+from experiments.segmentation import networks
+from experiments.segmentation.parts import Depthwise, patches, upsample
 from mecq_jax import MEC
 from mecq_jax.layers import kernels
 from mecq_jax.rules import default_rules, make_plan
@@ -20,7 +20,7 @@ def test_a_logit_for_every_pixel_and_every_kernel_quantized(name, width):
     order = {}
 
     def outline(x):
-        model = dense_models.build(name, 5, width, seed=0)
+        model = networks.build(name, 5, width, seed=0)
         order.update(kernels(model))
         return model(x), nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
@@ -35,14 +35,14 @@ def test_a_logit_for_every_pixel_and_every_kernel_quantized(name, width):
 
 
 def test_segformer_b0_has_the_papers_parameters():
-    model = nnx.eval_shape(lambda: dense_models.build("segformer_b0", 150, 32, seed=0))
+    model = nnx.eval_shape(lambda: networks.build("segformer_b0", 150, 32, seed=0))
     count = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert count == pytest.approx(3.8e6, rel=0.03)  # arXiv 2105.15203, table 1a, with ADE20K's 150 classes
 
 
 def test_unknown_model():
     with pytest.raises(ValueError, match="patch_unet"):
-        dense_models.build("unet", 5, 8, seed=0)
+        networks.build("unet", 5, 8, seed=0)
 
 
 def test_depthwise_is_the_grouped_convolution(rng):

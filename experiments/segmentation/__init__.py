@@ -1,0 +1,1 @@
+"""A class for every pixel: folders of images and masks, networks, pictures."""
