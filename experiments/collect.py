@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments.rows import Row, markdown
 from experiments.runfolder import atomic_write_text, read_metrics
+from experiments.segmentation.segment import pixel_accuracy
 from experiments.task import MEASURES
 from mecq_jax import reader
 
@@ -25,28 +26,48 @@ COLUMNS = ("network", "seeds", "{measure}", "bytes", "times smaller", "soft to h
 _FINAL = "final_hard_"
 
 
+def finished(folder: Path) -> bool:
+    """Whether a folder holds a run that came to its end."""
+    return bool(_finals(folder))
+
+
+def _finals(folder: Path) -> list[Row]:
+    path = folder / "metrics.jsonl"
+    records = read_metrics(path) if path.is_file() else []
+    return [r for r in records if any(name.startswith(_FINAL) for name in r)]
+
+
 def row_of(folder: Path) -> Row:
     """What a finished run was and came to.
 
     Raises:
       ValueError: if it has not finished.
     """
-    records = read_metrics(folder / "metrics.jsonl")
-    finals = [r for r in records if any(name.startswith(_FINAL) for name in r)]
+    finals = _finals(folder)
     if not finals:
         raise ValueError(f"{folder} holds no finished run; go on with experiments.train --resume")
     measure = next(name.removeprefix(_FINAL) for name in finals[-1] if name.startswith(_FINAL))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    start = Path(config["float_run"]) if config["float_run"] else folder
+    start = folder.parent / Path(config["float_run"]).name if config["float_run"] else folder
+    config["data_dir"] = None  # of this machine
     return {
         "run": folder.name, "measure": measure, "method": config["method"], "k": config["k"], "seed": config["seed"],
         **{name: finals[-1][f"final_{name}_{measure}"] for name in ("float", "soft", "hard")},
-        "soft_to_hard_gap": next((r["soft_to_hard_gap"] for r in reversed(records) if "soft_to_hard_gap" in r), None),
+        "soft_to_hard_gap": next((r["soft_to_hard_gap"] for r in reversed(read_metrics(folder / "metrics.jsonl"))
+                                 if "soft_to_hard_gap" in r), None),
         "bytes": (folder / "model.safetensors").stat().st_size,
         "float_bytes": (start / "float.safetensors").stat().st_size,
+        "details": _details(folder, measure),
         "weights": int(sum(x.size for x in reader.read_dense(folder / "model.safetensors").values())),
         "config": config, "versions": json.loads((folder / "versions.json").read_text(encoding="utf-8")),
     }  # fmt: skip
+
+
+def _details(folder: Path, measure: str) -> dict[str, float]:
+    """Further figures of the same outputs."""
+    if measure != "miou":
+        return {}
+    return {"pixel_accuracy": pixel_accuracy(np.load(folder / "evaluated.npz")["predictions"].sum(axis=0))}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -64,7 +85,7 @@ def table(rows: Sequence[Row]) -> str:
                                                    sign * np.mean([r["hard"] for r in g])))  # fmt: skip
     starts = {Path(row["config"]["float_run"] or row["run"]).name: row for row in rows}.values()
     lines = [["float, as all start from", str(len(starts)), kind.spread([r["float"] for r in starts]),
-              f"{rows[0]['float_bytes']:,}"]]  # fmt: skip
+              f"{rows[0]['float_bytes']:,}", "", ""]]  # fmt: skip
     for group in order:
         scores = kind.spread([r["hard"] for r in group])
         gaps = [r["soft_to_hard_gap"] for r in group if r["method"] != "float" and r["soft_to_hard_gap"] is not None]
@@ -73,6 +94,11 @@ def table(rows: Sequence[Row]) -> str:
                       kind.spread(gaps) if gaps else ""])  # fmt: skip
     named = measure.replace("_", " ") + (", %" if "%" in kind.sign else "")
     columns = [c.format(measure=named) for c in COLUMNS]
+    for name in rows[0]["details"]:
+        columns.append(f"{name.replace('_', ' ')}, %")
+        lines[0].append("")
+        for line, group in zip(lines[1:], order, strict=True):
+            line.append(MEASURES["accuracy"].spread([row["details"][name] for row in group]))
     return markdown(columns, lines)
 
 
@@ -87,16 +113,22 @@ def _name(row: Row) -> str:
     return f"{row['method']}, {row['k']} levels" + ("" if trains(row) else ", not trained")
 
 
+def rows_of(name: str) -> list[Row]:
+    """The rows that results hold."""
+    path = RESULTS / name / "rows.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
 def collect(name: str, folders: Sequence[Path]) -> str:
-    """Write rows, logs and table; the table's text."""
+    """Write rows, logs and table; the table's text. Rows of other runs that are there stay."""
     out = RESULTS / name
-    rows = [row_of(folder) for folder in folders]
-    text = table(rows)
+    rows = {row["run"]: row for row in [*rows_of(name), *map(row_of, folders)]}
+    text = table(list(rows.values()))
     (out / "log").mkdir(parents=True, exist_ok=True)
     for folder in folders:
         epochs = [r for r in read_metrics(folder / "metrics.jsonl") if "epoch" in r]
         atomic_write_text(out / "log" / f"{folder.name}.jsonl", "".join(json.dumps(r) + "\n" for r in epochs))
-    atomic_write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    atomic_write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows.values()))
     atomic_write_text(out / "table.md", text)
     return text
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from experiments import models, plots
-from experiments.collect import RESULTS, trains
+from experiments.collect import RESULTS, rows_of, trains
 from experiments.config import Config
 from experiments.plots import Panel
-from experiments.rows import Row
+from experiments.rows import Rows
 from experiments.segmentation import pictures
 from experiments.task import MEASURES
 from mecq_jax.grouping import PerTensor
@@ -46,7 +46,7 @@ def of_arena(name: str) -> Panel:
     """A panel of an arena's rows; bytes of the weights."""
     folder = RESULTS / "arena" / name
     config = Config(**json.loads((folder / "arena.json").read_text(encoding="utf-8"))["config"])
-    rows = read(folder)
+    rows = Rows(folder).rows
     scores: dict[str, dict[float, float]] = {FIRST: {}}
     for row in rows:
         scores.setdefault(row["method"], {})[np.log2(max(row["k"], 1))] = 100 * float(np.mean(row["last"]))
@@ -57,7 +57,7 @@ def of_arena(name: str) -> Panel:
 
 def of_runs(name: str) -> Panel:
     """A panel of the rows that `experiments.collect` wrote; bytes of the files."""
-    rows = [row for row in read(RESULTS / name) if trains(row)]
+    rows = [row for row in rows_of(name) if trains(row)]
     measure, config = rows[0]["measure"], rows[0]["config"]
     kind = MEASURES[measure]
     found: dict[str, dict[float, list[float]]] = {FIRST: {}}
@@ -70,10 +70,6 @@ def of_runs(name: str) -> Panel:
     floating = float(np.mean([*scores.pop("float").values()]))
     unit = f"test {measure.replace('_', ' ')}{' (%)' if '%' in kind.sign else ''}"
     return Panel(f"{config['dataset']}, {config['model']}", unit, scores, sizes, floating)
-
-
-def read(folder: Path) -> list[Row]:
-    return [json.loads(line) for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,121 @@
+"""All runs behind a table, one after the other:  python -m experiments.campaign NAME [--minutes M] [--field=value ...]
+
+For every seed a float network, from it each number of levels with each method, and the float network trained on under
+the same recipe; then the table, by `experiments.collect`, in experiments/results/NAME. The same command goes on where
+it stopped: with --minutes any short stretch of a machine's time moves the table on. Runs are in --runs (runs/), named
+as `experiments.train` names them, with the method and a seed above 0 behind; a run whose row the results hold is not
+trained again. Fields, such as --data_dir=..., go to all.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from experiments import config as configs
+from experiments import run as runs
+from experiments.collect import collect, finished, rows_of
+from experiments.config import Config
+from experiments.divergence import Diverged
+from experiments.preemption import Preempted
+from experiments.progress import bar
+from experiments.rows import Row
+from experiments.runfolder import to_json
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Campaign:
+    """Names of config files: of the float networks, and of what is trained from them; with which methods."""
+
+    floating: str
+    quantized: tuple[str, ...]
+    methods: tuple[str, ...] = ("mec", "lsq")
+
+
+CAMPAIGNS = {
+    "camvid": Campaign(floating="camvid_unet_float", quantized=("camvid_unet_w2", "camvid_unet_w3")),
+    "text8": Campaign(floating="text8_llama_float", quantized=("text8_llama_w2", "text8_llama_w3")),
+    # For an accelerator.
+    "camvid_segformer": Campaign(floating="camvid_segformer_float",
+                                 quantized=("camvid_segformer_w2", "camvid_segformer_w3", "camvid_segformer_w4")),
+    "camvid_deeplab": Campaign(floating="camvid_deeplab18_float",
+                               quantized=("camvid_deeplab18_w2", "camvid_deeplab18_w3", "camvid_deeplab18_w4")),
+    "text8_large": Campaign(floating="text8_llama_large_float", quantized=("text8_llama_large_w2",)),
+}  # fmt: skip
+
+
+def plan(campaign: Campaign, seeds: int, root: Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Path, Config]]:
+    """(folder, config) of every run, in an order in which each finds the float network that it starts from."""
+
+    def named(name: str, seed: int, method: str = "") -> Path:
+        return root / "_".join([name, *[method] * bool(method), *[str(seed)] * bool(seed)])
+
+    def of_seed(name: str, **fields) -> Config:
+        config = dataclasses.replace(configs.load(CONFIGS / f"{name}.py"), **fields)
+        return configs.override(config, overrides)
+
+    for seed in range(seeds):
+        start = named(campaign.floating, seed)
+        yield start, of_seed(campaign.floating, seed=seed)
+        common = {"seed": seed, "float_run": str(start)}
+        for name in campaign.quantized:
+            for method in campaign.methods:
+                yield named(name, seed, "" if method == "mec" else method), of_seed(name, method=method, **common)
+        name = campaign.quantized[0]
+        yield named(name, seed, "float"), of_seed(name, method="float", **common)
+
+
+def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minutes: float = float("inf")) -> str:
+    """Train what is missing and write the table; its text.
+
+    Raises:
+      preemption.Preempted: when the minutes are over; what is done is kept.
+    """
+    if name not in CAMPAIGNS:
+        raise ValueError(f"unknown campaign {name!r}; the campaigns are {', '.join(CAMPAIGNS)}")
+    end = time.monotonic() + 60 * minutes
+    planned = dict(plan(CAMPAIGNS[name], seeds, root, overrides))
+    rows = {row["run"]: row for row in rows_of(name)}
+    missing = [folder for folder, config in planned.items() if not is_of(rows.get(folder.name), config)]
+    starts = {Path(planned[folder].float_run or folder) for folder in missing}
+    for folder, config in planned.items():
+        if folder in {*missing, *starts} and not finished(folder):
+            with bar(f"{folder.name}  ") as progress:
+                runs.run(config, folder, resume=folder.is_dir(), progress=progress,
+                         stop=lambda: time.monotonic() > end)  # fmt: skip
+    return collect(name, [folder for folder in planned if finished(folder)])
+
+
+def is_of(row: Row | None, config: Config) -> bool:
+    """Whether a row is of a run of this config, on whatever machine; fields newer than the row have their defaults."""
+    if row is None:
+        return False
+    there, wanted = (to_json(dataclasses.asdict(Config()) | x) for x in (row["config"], dataclasses.asdict(config)))
+    return all(there[name] == value for name, value in wanted.items() if name not in ("data_dir", "float_run"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.campaign", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("name", help=", ".join(CAMPAIGNS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    options, overrides = parser.parse_known_args(arguments)
+    try:
+        print(run(options.name, options.seeds, options.runs, overrides, options.minutes))
+    except Preempted as paused:
+        print(f"{paused}: the same command does")
+    except (ValueError, OSError, Diverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

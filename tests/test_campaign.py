@@ -1,0 +1,74 @@
+"""All runs behind a table: in which order, from which float networks, paused and gone on with."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments import campaign, collect
+from experiments.campaign import Campaign
+from experiments.runfolder import read_metrics
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+TINY = ["--model=norm_mlp", "--train_size=96", "--width=8", "--batch=16", "--float_epochs=1", "--soft_epochs=1",
+        "--hard_epochs=1"]  # fmt: skip
+
+
+@pytest.fixture
+def digits(monkeypatch, tmp_path):
+    """A campaign on digits, with results of its own."""
+    text = (campaign.CONFIGS / "digits_cnn_w2.py").read_text()
+    for name in ("digits_cnn_float", "digits_cnn_w2"):
+        (tmp_path / f"{name}.py").write_text(text)
+    chosen = Campaign(floating="digits_cnn_float", quantized=("digits_cnn_w2",))
+    monkeypatch.setitem(campaign.CAMPAIGNS, "digits", chosen)
+    monkeypatch.setattr(campaign, "CONFIGS", tmp_path)
+    monkeypatch.setattr(collect, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", campaign.CAMPAIGNS)
+def test_every_run_comes_after_the_float_network_that_it_starts_from(name, tmp_path):
+    chosen = campaign.CAMPAIGNS[name]
+    seen = {}
+    for folder, config in campaign.plan(chosen, 3, tmp_path):
+        assert folder not in seen
+        if config.float_run:
+            start = seen[Path(config.float_run)]
+            same = ("seed", "task", "dataset", "model", "width", "size", "context")
+            assert all(getattr(start, field) == getattr(config, field) for field in same)
+            assert start.soft_epochs == start.hard_epochs == 0 and config.soft_epochs > 0
+        seen[folder] = config
+    assert len(seen) == 3 * (2 + len(chosen.quantized) * len(chosen.methods))
+
+
+def test_a_campaign_pauses_and_goes_on_to_its_table(digits, capsys):
+    command = ["digits", "--seeds=1", "--runs", str(digits / "runs"), *TINY]
+    assert campaign.main([*command, "--minutes=0"]) == 0
+    assert "the same command does" in capsys.readouterr().out
+    assert not (digits / "results").exists()
+    assert campaign.main(command) == 0
+    table = capsys.readouterr().out
+    for line in ("float, as all start from", "float, trained on", "mec, 4 levels", "lsq, 4 levels"):
+        assert f"| {line} |" in table
+    runs = {p.name: read_metrics(p / "metrics.jsonl") for p in (digits / "runs").iterdir()}
+    assert set(runs) == {"digits_cnn_float", "digits_cnn_w2", "digits_cnn_w2_lsq", "digits_cnn_w2_float"}
+    before = {name: (digits / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in runs}
+    assert campaign.main(command) == 0  # nothing is left to train
+    assert before == {name: (digits / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in runs}
+    shutil.rmtree(digits / "runs")
+    assert campaign.main(command) == 0 and not (digits / "runs").exists()  # the rows are enough
+    rows = [json.loads(x) for x in (digits / "results" / "digits" / "rows.jsonl").read_text().splitlines()]
+    assert len({row["float"] for row in rows[1:]}) == 1  # all start from one network
+    chosen = dict(campaign.plan(campaign.CAMPAIGNS["digits"], 1, digits / "runs", TINY))
+    config = chosen[digits / "runs" / "digits_cnn_w2_lsq"]
+    row = next(row for row in rows if row["method"] == "lsq")
+    assert campaign.is_of(row, config) and not campaign.is_of(row, dataclasses.replace(config, learning_rate=1.0))
+    assert not campaign.is_of(None, config)
+
+
+def test_an_unknown_campaign_is_refused(capsys):
+    assert campaign.main(["imagenet"]) == 2
+    assert "unknown campaign 'imagenet'; the campaigns are camvid, text8" in capsys.readouterr().err
