@@ -38,7 +38,7 @@ def levels_over_training(path: str | os.PathLike, steps: np.ndarray, levels: np.
             axis.plot(steps, line, color=colour, linewidth=1.6)
     caption(left, "Levels", "train step", "level (weight units)")
     caption(middle, "Occupancy", "train step", "weights at the level (%)")
-    middle.set_ylim(0, None)
+    middle.set_ylim(0, 120 * occupancy.max())
     both = np.concatenate([np.ravel(weights_before), np.ravel(weights_after), levels[-1]])
     spread = (float(both.min()), float(both.max()))
     right.hist(np.ravel(weights_before), bins=_BINS, range=spread, color=SKY, alpha=0.55, label="start")
