@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 from experiments import config as configs
-from experiments import devices, train
+from experiments import devices, models, train
 from experiments import run as runs
 from experiments.preemption import EXIT_STATUS, Preempted
 from experiments.runfolder import read_metrics
@@ -69,6 +70,15 @@ def test_eight_devices_give_the_run_of_one(alone, tmp_path, options):
     given = ["--config", CONFIG, "--folder", str(tmp_path), "--devices=8", *options, *SMALL]
     assert train.main(given) == 0
     same(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_a_transformer_split_by_its_heads_gives_the_run_of_one(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.MODELS, "vit_tiny", partial(models.ViT, depth=2, heads=2))
+    small = ["--config", CONFIG, *SMALL, "--model=vit_tiny", "--width=16"]
+    assert train.main([*small, "--folder", str(tmp_path / "alone")]) == 0
+    assert train.main([*small, "--folder", str(tmp_path / "split"), "--devices=8", "--tensor_parallel=2"]) == 0
+    same(tmp_path / "split", tmp_path / "alone")
 
 
 def test_two_processes_give_the_run_of_one(alone, tmp_path):
