@@ -13,7 +13,7 @@ import optax
 
 from experiments import augment, data, models, task
 from experiments.config import Config
-from experiments.task import Examples, parts, rest_of
+from experiments.task import Examples, parts, refuse, rest_of
 
 
 class Classifier(task.Task):
@@ -117,6 +117,7 @@ def downscale(images: np.ndarray, factor: int) -> np.ndarray:
 
 def make_task(config: Config, dataset: data.Dataset | None = None) -> Task:
     """Load the data (unless given) and build the model that `config` names."""
+    refuse(config, ("size", "test_size", "context", "workers"), "images in memory are classified as they are")
     if dataset is None:
         dataset = data.load(config.dataset, config.data_dir, config.train_size)
     dataset = dataclasses.replace(

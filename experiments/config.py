@@ -29,11 +29,12 @@ class Config:
 
     Task: `task` (tasks.MODULES): 'classify' images, 'segment' them, or 'language', the next token of a text.
     Data: `dataset` (see data.CLASSES; a task has its own), `data_dir`, `train_size` (None: all), `downscale` (mean over
-    d x d pixels), `augment` (augment.KINDS) with `pad` pixels; `size`: height and width to which images are cut (None:
-    as they are), `context`: tokens that a language model sees; `label_smoothing`, and `mixup`'s alpha (0: none);
-    `workers`: processes that read what does not fit in memory (0: threads).
-    Model: `model` (models.MODELS), `width`, `compute` ('float32', or 'bfloat16' for the network's arithmetic:
-    parameters, their optimizer, batch statistics, quantizers and the loss stay in float32).
+    d x d pixels), `augment` (augment.KINDS, scaling.KINDS) with `pad` pixels; `size`: height and width to which images
+    are cut or scaled (None: as they are), `test_size`: of the test images of 'segment', where they are larger and seen
+    by windows of `size`; `context`: tokens that a language model sees; `label_smoothing`, and `mixup`'s alpha (0:
+    none); `workers`: processes that read what does not fit in memory (0: threads).
+    Model: `model` (MODELS of the task's networks), `width`, `compute` ('float32', or 'bfloat16' for the network's
+    arithmetic: parameters, their optimizer, batch statistics, quantizers and the loss stay in float32).
     Quantizer: `method` ('float': none), `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights),
     `gradient`, `codebook`, `prior` (None: uniform, 'lloyd_max' or 'learned'), `balance`, `newton_steps` a step.
     Recipe: epochs of each phase, `freeze` ('own': the hard epochs freeze the codes of the methods in `FREEZING`, and
@@ -57,6 +58,7 @@ class Config:
     augment: str = "none"
     pad: int = 4
     size: tuple[int, int] | None = None
+    test_size: tuple[int, int] | None = None
     context: int = 128
     label_smoothing: float = 0.0
     mixup: float = 0.0
@@ -114,8 +116,16 @@ class Config:
             raise ValueError(f"warmup = {self.warmup}: it must be a share of the steps in [0, 1)")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip = {self.clip}: it must be above 0, or None")
-        if self.size is not None:  # JSON gives a list back
-            object.__setattr__(self, "size", tuple(self.size))
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing = {self.label_smoothing}: it must be in [0, 1)")
+        for name in ("mixup", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 0, which is none")
+        for name in ("size", "test_size"):
+            if (value := getattr(self, name)) is not None:
+                if min(value) < 1:
+                    raise ValueError(f"{name} = {value}: height and width must be at least 1")
+                object.__setattr__(self, name, tuple(value))  # JSON gives a list back
         if self.method != "float":
             self.quantizer()
 

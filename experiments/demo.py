@@ -69,8 +69,8 @@ def draw(root: Path, trace: Trace) -> None:
     marks = {"hard": int(columns["step"][-1])}
     plots.entropy_and_epsilon(root / "entropy.png", columns["step"], columns["entropy"], columns["epsilon"], marks)
     evaluated = [r for r in records if "hard_accuracy" in r and "epoch" in r]
-    x = np.array([r["step"] for r in evaluated])
-    series = {k: (x, np.array([r[f"{k}_accuracy"] for r in evaluated])) for k in ("soft", "hard")}
+    points = {k: [(r["step"], r[f"{k}_accuracy"]) for r in evaluated if f"{k}_accuracy" in r] for k in ("soft", "hard")}
+    series = {k: tuple(np.array(own).T) for k, own in points.items()}
     plots.accuracy(root / "accuracy.png", series)
     grid = np.linspace(after.min(), after.max(), 400, dtype=np.float32)
     levels, curves = trace.levels[-1], []

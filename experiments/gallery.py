@@ -27,7 +27,7 @@ from mecq_jax.rules import default_rules, make_plan
 # Height and width, channels and classes of the images of arenas.
 SHAPES = {"fashion_mnist": (28, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32, 3, 100)}
 FIRST = "mec"  # drawn above the others
-SEGMENTATION = ("camvid_unet_float", "camvid_unet_w3", "camvid_unet_w2")
+SEGMENTATION = ("camvid_unet_w2_float", "camvid_unet_w3", "camvid_unet_w2")  # the first is float, trained on
 
 def packed_bytes(config: Config, k: int) -> float:
     """Bytes of the packed weights of a config's network at k levels: codes at log2(k) bits a weight, k float32 levels a

@@ -14,7 +14,7 @@ from experiments.classify import Classifier
 from experiments.config import Config
 from experiments.decode import Size
 from experiments.stream import Example, Records, Stream, open_tfds
-from experiments.task import Source, parts
+from experiments.task import Source, parts, refuse
 
 # Of ImageNet's train pixels scaled to [0, 1], as published networks use them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,6 +71,7 @@ def for_testing(size: Size, record: Example, rng: np.random.Generator) -> Exampl
 
 def make_task(config: Config, records: dict[str, Records] | None = None) -> Task:
     """Open the data (unless given as {"train", "validation"}) and build the model that `config` names."""
+    refuse(config, ("augment", "downscale", "test_size", "context"), "the stream cuts and mirrors")
     if config.dataset not in CLASSES:
         raise ValueError(f"unknown data set {config.dataset!r}; use one of {', '.join(CLASSES)}")
     if config.size is None or config.size[0] != config.size[1]:

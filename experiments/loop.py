@@ -152,7 +152,10 @@ class _Loop:
     def _evaluate(self, phase: str) -> dict[str, float]:
         settled = self.settle(self.state) if phase == "soft" else self.state
         task, devices = self.session.task, self.session.devices
-        found = {name: task.evaluate(*of(settled), devices) for name, of in self.course.evaluate.items()}
+        wanted = dict(self.course.evaluate)
+        if phase == "hard":  # the codes are frozen: there is no soft network any more
+            wanted = {"hard": wanted["hard"]}
+        found = {name: task.evaluate(*of(settled), devices) for name, of in wanted.items()}
         scores = {f"{name}_{task.measure}": score for name, score in found.items()}
         if phase == "soft":
             gap = found["soft"] - found["hard"]

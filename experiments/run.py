@@ -151,7 +151,7 @@ def _finish(session, trainer, state, float_params, float_score) -> Result:
         artifact.save(path, named(hard, state.model_state), extra={"config": dataclasses.asdict(config)})
         expected = {f"params/{name}": np.asarray(value) for name, value in flatten(hard_params).items()}
         archive = io.BytesIO()
-        np.savez(archive, **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
+        np.savez_compressed(archive, **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
         artifact.write_whole(root / "evaluated.npz", archive.getvalue())
         finals = {"float": float_score, "soft": soft, "hard": score}
         session.folder.log(int(state.step), **{f"final_{name}_{task.measure}": x for name, x in finals.items()})

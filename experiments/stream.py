@@ -36,14 +36,14 @@ class Stream:
 
     transform: (record, generator) -> example, arrays of the same shapes for every record; a module's function, so that
     it can be sent to workers.
-    size: this many of the records, a fixed random choice that lies in every larger one; None: all.
+    train_size: this many of the records, a fixed random choice that lies in every larger one; None: all.
     workers: processes that read, each some batches ahead; 0: threads of this process (Pillow decodes and resizes
     without Python's lock).
     """
 
     records: Records
     transform: Callable[[Example, np.random.Generator], Example]
-    size: int | None = None
+    train_size: int | None = None
     workers: int = 0
 
     def __post_init__(self):
@@ -51,18 +51,19 @@ class Stream:
             raise ValueError(f"{self.records} holds no records")
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}, must be at least 0; 0 reads by threads of this process")
-        if self.size is not None and not 1 <= self.size <= len(self.records):
-            raise ValueError(f"size is {self.size}, must be from 1 to {len(self.records)}; leave it None for all")
+        if self.train_size is not None and not 1 <= self.train_size <= len(self.records):
+            raise ValueError(f"train_size is {self.train_size}, must be from 1 to {len(self.records)}; leave it None "
+                             "for all")
 
     def __len__(self) -> int:
-        return len(self.records) if self.size is None else self.size
+        return len(self.records) if self.train_size is None else self.train_size
 
     @cached_property
     def _chosen(self) -> np.ndarray:
         """Numbers of the records that are used."""
-        if self.size is None:
+        if self.train_size is None:
             return np.arange(len(self.records))
-        return np.random.RandomState(0).permutation(len(self.records))[: self.size]
+        return np.random.RandomState(0).permutation(len(self.records))[: self.train_size]
 
     def epoch(self, batch: int, seed: int, number: int, start: int = 0) -> Iterator[Batch]:
         return self._read(data.epoch_indices(seed, number, len(self), batch)[start:], (seed, number))

@@ -154,6 +154,13 @@ class Task(ABC):
         return MEASURES[self.measure]
 
 
+def refuse(config: Config, names: Sequence[str], why: str) -> None:
+    """Raises ValueError at a field of `names` that is not as by default; why: what makes it mean nothing here."""
+    for name in names:
+        if (value := getattr(config, name)) != (usual := getattr(Config, name)):
+            raise ValueError(f"{name} = {value!r}: {why}; leave it at {usual!r}")
+
+
 def parts(model: nnx.Module) -> dict[str, Any]:
     """The fields of a task that come from its model."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]

@@ -34,7 +34,7 @@ def verify(folder: Path) -> tuple[int, int]:
     wrong = np.flatnonzero(predictions != expected["predictions"])
     if wrong.size:
         raise ValueError(f"prediction {wrong[0]} of {folder} differs: {wrong.size} of {predictions.size} do")
-    return weights, predictions.size
+    return weights, len(predictions)
 
 
 if __name__ == "__main__":

@@ -94,13 +94,13 @@ def test_once_is_every_example_in_order_and_a_fill():
 
 def test_a_fixed_choice_lies_in_every_larger_one():
     def numbers(size):
-        return set(np.concatenate([b["number"] for b in Stream(Numbers(), drawn, size=size).once(23)]))
+        return set(np.concatenate([b["number"] for b in Stream(Numbers(), drawn, train_size=size).once(23)]))
 
     assert len(numbers(7)) == 7 and numbers(7) < numbers(12)
-    with pytest.raises(ValueError, match="size is 24"):
-        Stream(Numbers(), drawn, size=24)
+    with pytest.raises(ValueError, match="train_size is 24"):
+        Stream(Numbers(), drawn, train_size=24)
     with pytest.raises(ValueError, match="batch is 8"):
-        Stream(Numbers(), drawn, size=7).epoch(8, 0, 1)
+        Stream(Numbers(), drawn, train_size=7).epoch(8, 0, 1)
 
 
 @pytest.mark.slow

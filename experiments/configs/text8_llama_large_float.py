@@ -1,4 +1,4 @@
-# text8 whole (90 million characters), a float transformer of 12 blocks of width 512 (39 M weights): for an accelerator.
+# text8 whole (90 million characters), a float transformer of 12 blocks of width 512 (38 M weights): for an accelerator.
 # python -m experiments.train --config experiments/configs/text8_llama_large_float.py --data_dir=FOLDER_OF_TEXT8
 # Not yet run on any device; bits per character on the whole test part of 5 million characters.
 from experiments.config import Config

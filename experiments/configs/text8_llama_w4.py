@@ -7,7 +7,5 @@ import dataclasses
 
 from experiments.configs.text8_llama_float import config as base
 
-# balance 0.99: at 16 levels equal masses cost squared error (see mec.MEC), which this lets go as epsilon falls.
 config = dataclasses.replace(base, float_run="runs/text8_llama_float", float_epochs=0, train_size=1_000_000, k=16,
-                             balance=0.99, soft_epochs=2, hard_epochs=1, learning_rate=1e-3, epsilon_end=1e-3,
-                             entropy_weight=0.0)
+                             soft_epochs=2, hard_epochs=1, learning_rate=1e-3, epsilon_end=1e-3, entropy_weight=0.0)

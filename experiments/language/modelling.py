@@ -12,11 +12,11 @@ import optax
 from experiments import task
 from experiments.config import Config
 from experiments.language import llama, text
-from experiments.task import parts, rest_of
+from experiments.task import parts, refuse, rest_of
 
 # With `train_size`, for trials and small machines, the test part is cut too.
 QUICK_TEST = 200_000
-_OF_IMAGES = ("augment", "downscale", "size", "label_smoothing", "mixup")
+_OF_IMAGES = ("augment", "downscale", "size", "test_size", "label_smoothing", "mixup", "workers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,7 @@ class Task(task.Task):
 
     source: text.Text
     measure: ClassVar[str] = "bits_per_character"
-    higher_is_better: ClassVar[bool] = False
     test_batch: ClassVar[int] = 64
-    unit: ClassVar[tuple[float, int, str]] = (1.0, 4, "")
 
     @cached_property
     def train(self) -> text.Windows:
@@ -66,9 +64,7 @@ class Task(task.Task):
 
 def make_task(config: Config) -> Task:
     """Load the text and build the model that `config` names."""
-    for name in _OF_IMAGES:
-        if getattr(config, name) != getattr(Config, name):
-            raise ValueError(f"{name} = {getattr(config, name)!r} is of tasks on images; leave it out for language")
+    refuse(config, _OF_IMAGES, "it is of tasks on images")
     source = text.load(config.dataset, config.data_dir, config.train_size)
     model = llama.build(config.model, len(source.symbols), config.width, config.seed)
     return Task(config=config, source=source, **parts(model))

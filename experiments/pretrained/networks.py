@@ -96,7 +96,7 @@ def make_task(net: Network, path: Path | str, dataset: data.Dataset, config: Con
     """The classification task whose starting parameters are those of the file."""
     size, channels = (int(d) for d in dataset.train_images.shape[2:])
     model = foreign_models.FOREIGN[net.model](channels, size, dataset.classes, net.width, rngs=nnx.Rngs(0))
-    config = config or Config(dataset=net.dataset, model="cnn", width=net.width, augment="crop_flip")
+    config = config or Config(dataset=net.dataset, model=net.model, width=net.width, augment="crop_flip")
     task = Task(config=config, dataset=dataset, **parts(model))
     wanted = named(task.params, task.model_state)
     statistics = {"state/pixels/scale": dataset.std, "state/pixels/shift": dataset.mean}

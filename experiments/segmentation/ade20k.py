@@ -22,10 +22,10 @@ from experiments.config import Config
 from experiments.data import _data_dir
 from experiments.decode import IGNORE, Size
 from experiments.imagenet import MEAN, STD
-from experiments.segmentation import masks, networks, scaling
-from experiments.segmentation.segment import Task
+from experiments.segmentation import masks, networks
+from experiments.segmentation.segment import UNUSED, Task
 from experiments.stream import Example, Records, Stream, open_tfds
-from experiments.task import parts
+from experiments.task import parts, refuse
 
 COUNT = 150
 DATASETS = ("ade20k", "scene_parse150")
@@ -103,10 +103,10 @@ def make_task(config: Config, records: tuple[Records, Records] | None = None) ->
         raise ValueError(f"unknown data set {config.dataset!r}; use one of {', '.join(DATASETS)}")
     if config.size is None:
         raise ValueError("size is None: it must be the height and width to train at, such as (512, 512)")
-    scaling.check(config.augment)
+    refuse(config, ("augment", *UNUSED), "the stream scales, cuts and mirrors")
     found = _open(config) if records is None else records
     train = Stream(found[0], partial(for_training, config.size), config.train_size, config.workers)
-    test = Stream(found[1], partial(for_testing, config.size), workers=config.workers)
+    test = Stream(found[1], partial(for_testing, config.test_size or config.size), workers=config.workers)
     model = networks.build(config.model, COUNT, config.width, config.seed)
     return Task(config=config, train_source=train, test_source=test, classes=classes(), mean=MEAN, std=STD,
                 **parts(model))

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data import channel_statistics
+from experiments.decode import IGNORE, Size
 from experiments.plots import CYCLE
 
-Size = tuple[int, int]
 Colour = tuple[int, int, int]
-IGNORE = 255
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,12 +59,13 @@ class Masks:
 
 
 def load(root: str | Path | None, size: Size | None = None, classes: Classes | None = None,
-         train_size: int | None = None) -> Masks:
+         train_size: int | None = None, test_size: Size | None = None) -> Masks:
     """The folder `root`, at `size` (height, width): images by the mean over areas, masks by the nearest pixel.
 
     size: None leaves images as they are, all of one size then.
     classes: None: those of ROOT/classes.json, or as many as the masks of the train split hold.
     train_size: keep this many train images, a fixed random choice.
+    test_size: of the test images, where it is another one.
 
     Raises:
       FileNotFoundError: where a folder or an image's mask is missing.
@@ -82,7 +82,7 @@ def load(root: str | Path | None, size: Size | None = None, classes: Classes | N
         train = [train[i] for i in np.random.RandomState(0).permutation(len(train))[:train_size]]
     test = _pairs(folder / ("test" if (folder / "test").is_dir() else "val"))
     images, labels = _read(train, size)
-    test_images, test_labels = _read(test, size or images.shape[1:3])
+    test_images, test_labels = _read(test, test_size or size or images.shape[1:3])
     classes = classes or _classes(folder, labels)
     for pairs, found in ((train, labels), (test, test_labels)):
         _check_labels(pairs, found, classes)

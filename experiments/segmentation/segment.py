@@ -12,10 +12,11 @@ from jaxtyping import Array, Float, Int
 from experiments import augment, task
 from experiments.config import Config
 from experiments.segmentation import masks, networks, scaling
-from experiments.task import Examples, Source, parts, rest_of
+from experiments.task import Examples, Source, parts, refuse, rest_of
 
 DATASETS = {"folder": None, "camvid": masks.CAMVID}
 OVERLAP = 1 / 3
+UNUSED = ("downscale", "context", "label_smoothing", "mixup")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,8 @@ class Task(task.Task):
         """Cross-entropy of an augmented batch; batch norm by the batch."""
         model = self.model(params, model_state, training=True)
         images = augment.normalise(batch["image"], self.mean, self.std)
-        images, labels = scaling.apply(rng, images, batch["label"].astype(jnp.int32), self.config.augment,
-                                             self.classes.ignore, self.config.size)
+        labels = batch["label"].astype(jnp.int32)
+        images, labels = scaling.apply(rng, images, labels, self.config.augment, self.classes.ignore, self.config.size)
         logits = model(images.astype(self.config.compute)).astype(jnp.float32)
         counts = labels != self.classes.ignore
         right = jnp.sum((logits.argmax(axis=-1) == labels) & counts) / jnp.maximum(jnp.sum(counts), 1)
@@ -150,9 +151,11 @@ def _starts(length: int, window: int, overlap: float) -> list[int]:
 def make_task(config: Config, found: masks.Masks | None = None) -> Task:
     """Read the folder (unless its content is given) and build the model that `config` names."""
     scaling.check(config.augment)
+    refuse(config, (*UNUSED, "workers"), "it is of classification or of streams")
     if config.dataset not in DATASETS:
         raise ValueError(f"dataset = {config.dataset!r}: segmentation has {', '.join(DATASETS)}")
-    found = found or masks.load(config.data_dir, config.size, DATASETS[config.dataset], config.train_size)
+    found = found or masks.load(config.data_dir, config.size, DATASETS[config.dataset], config.train_size,
+                                config.test_size)
     model = networks.build(config.model, len(found.classes.names), config.width, config.seed)
     return Task(config=config, train_source=Examples({"image": found.train_images, "label": found.train_labels}),
                 test_source=Examples({"image": found.test_images, "label": found.test_labels}), classes=found.classes,
