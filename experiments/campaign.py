@@ -2,13 +2,14 @@
 
 For every seed a float network, from it each number of levels with each method, and the float network trained on under
 the same recipe; then the table, by `experiments.collect`, in experiments/results/NAME. The same command goes on where
-it stopped: with --minutes any short stretch of a machine's time moves the table on. Runs are in --runs (runs/), named
-as `experiments.train` names them, with the method and a seed above 0 behind; a run whose row the results hold is not
-trained again. Fields, such as --data_dir=..., go to all.
+it stopped (exit status 75): with --minutes any short stretch of a machine's time moves the table on. Runs are in --runs
+(runs/), named as `experiments.train` names them, with the method and a seed above 0 behind; a run whose row the results
+hold is not trained again. Fields, such as --data_dir=..., go to all.
 """
 
 import argparse
 import dataclasses
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,13 +17,12 @@ from pathlib import Path
 
 from experiments import config as configs
 from experiments import run as runs
-from experiments.collect import collect, finished, rows_of
+from experiments.collect import collect, finished, of_config, rows_of
 from experiments.config import Config
 from experiments.divergence import Diverged
-from experiments.preemption import Preempted
+from experiments.preemption import EXIT_STATUS, Preempted, stop_on_sigterm
 from experiments.progress import bar
 from experiments.rows import Row
-from experiments.runfolder import to_json
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -45,6 +45,9 @@ CAMPAIGNS = {
     "camvid_deeplab": Campaign(floating="camvid_deeplab18_float",
                                quantized=("camvid_deeplab18_w2", "camvid_deeplab18_w3", "camvid_deeplab18_w4")),
     "text8_large": Campaign(floating="text8_llama_large_float", quantized=("text8_llama_large_w2",)),
+    **{name: Campaign(floating=f"{name}_float", quantized=tuple(f"{name}_w{bits}" for bits in (2, 3, 4)))
+       for name in ("cifar100_resnet20", "imagenet_resnet18", "imagenet_resnet50", "imagenet_mobilenetv2",
+                    "imagenet_deit_s", "ade20k_deeplab_resnet50", "ade20k_segformer_b0")},
 }  # fmt: skip
 
 
@@ -55,8 +58,7 @@ def plan(campaign: Campaign, seeds: int, root: Path, overrides: Sequence[str] = 
         return root / "_".join([name, *[method] * bool(method), *[str(seed)] * bool(seed)])
 
     def of_seed(name: str, **fields) -> Config:
-        config = dataclasses.replace(configs.load(CONFIGS / f"{name}.py"), **fields)
-        return configs.override(config, overrides)
+        return dataclasses.replace(configs.override(configs.load(CONFIGS / f"{name}.py"), overrides), **fields)
 
     for seed in range(seeds):
         start = named(campaign.floating, seed)
@@ -77,25 +79,33 @@ def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minute
     """
     if name not in CAMPAIGNS:
         raise ValueError(f"unknown campaign {name!r}; the campaigns are {', '.join(CAMPAIGNS)}")
+    if own := [x for x in overrides if x.startswith(("--seed=", "--method=", "--float_run="))]:
+        raise ValueError(f"{own[0]}: a campaign gives each run its own; use experiments.train for a single one")
     end = time.monotonic() + 60 * minutes
     planned = dict(plan(CAMPAIGNS[name], seeds, root, overrides))
     rows = {row["run"]: row for row in rows_of(name)}
     missing = [folder for folder, config in planned.items() if not is_of(rows.get(folder.name), config)]
     starts = {Path(planned[folder].float_run or folder) for folder in missing}
     for folder, config in planned.items():
+        path = folder / "config.json"
+        if path.is_file() and not is_of({"config": json.loads(path.read_text(encoding="utf-8"))}, config):
+            raise ValueError(f"{folder} holds a run of another config; delete it, or give another --runs")
+    for folder, config in planned.items():
         if folder in {*missing, *starts} and not finished(folder):
-            with bar(f"{folder.name}  ") as progress:
-                runs.run(config, folder, resume=folder.is_dir(), progress=progress,
-                         stop=lambda: time.monotonic() > end)  # fmt: skip
+            train(config, folder, end)
     return collect(name, [folder for folder in planned if finished(folder)])
+
+
+def train(config: Config, folder: Path, end: float) -> None:
+    """Train or go on; `Preempted`, with a checkpoint, at SIGTERM or at the time `end`."""
+    with bar(f"{folder.name}  ") as progress, stop_on_sigterm() as asked:
+        runs.run(config, folder, resume=folder.is_dir(), progress=progress,
+                 stop=lambda: asked() or time.monotonic() > end)  # fmt: skip
 
 
 def is_of(row: Row | None, config: Config) -> bool:
     """Whether a row is of a run of this config, on whatever machine; fields newer than the row have their defaults."""
-    if row is None:
-        return False
-    there, wanted = (to_json(dataclasses.asdict(Config()) | x) for x in (row["config"], dataclasses.asdict(config)))
-    return all(there[name] == value for name, value in wanted.items() if name not in ("data_dir", "float_run"))
+    return row is not None and of_config(row["config"]) == of_config(dataclasses.asdict(config))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,8 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(arguments)
     try:
         print(run(options.name, options.seeds, options.runs, overrides, options.minutes))
-    except Preempted as paused:
-        print(f"{paused}: the same command does")
+    except Preempted:
+        print("paused, with a checkpoint; the same command goes on", file=sys.stderr)
+        return EXIT_STATUS
     except (ValueError, OSError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

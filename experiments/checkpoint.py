@@ -95,7 +95,8 @@ class Store:
                 manager.close()
         except Exception as error:
             raise self._failed(error) from error
-        shutil.rmtree(self.folder / _DROPPED, ignore_errors=True)
+        if devices.writes():
+            shutil.rmtree(self.folder / _DROPPED, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -177,7 +178,7 @@ class Store:
             (self.folder / str(step)).rename(target)
             self.scores.pop(step, None)
             warnings.warn(f"checkpoint {self.folder / str(step)} is damaged ({why}): it is now {target}, and the run "
-                          f"goes on from {self.folder / str(instead)}", stacklevel=5)
+                          f"goes on from {self.folder / str(instead)}", stacklevel=6)
         if reasons and self._manager is not None:
             self._manager.reload()
 

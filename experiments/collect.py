@@ -8,15 +8,18 @@ Runs that differ in the seed alone (and in the float run that they start from) m
 """
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from experiments.config import Config
 from experiments.rows import Row, markdown
-from experiments.runfolder import atomic_write_text, read_metrics
+from experiments.runfolder import atomic_write_text, read_metrics, to_json
 from experiments.segmentation.segment import pixel_accuracy
 from experiments.task import MEASURES
 from mecq_jax import reader
@@ -24,6 +27,8 @@ from mecq_jax import reader
 RESULTS = Path(__file__).resolve().parent / "results"
 COLUMNS = ("network", "seeds", "{measure}", "bytes", "times smaller", "soft to hard")
 _FINAL = "final_hard_"
+# Where and how safely a run was made, not what it is.
+_AROUND = ("data_dir", "float_run", "workers", "checkpoint_steps", "checkpoint_seconds", "on_nan", "roll_backs")
 
 
 def finished(folder: Path) -> bool:
@@ -48,7 +53,10 @@ def row_of(folder: Path) -> Row:
         raise ValueError(f"{folder} holds no finished run; go on with experiments.train --resume")
     measure = next(name.removeprefix(_FINAL) for name in finals[-1] if name.startswith(_FINAL))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    start = folder.parent / Path(config["float_run"]).name if config["float_run"] else folder
+    start = folder
+    if config["float_run"]:
+        beside, named = folder.parent / Path(config["float_run"]).name, Path(config["float_run"])
+        start = beside if beside.is_dir() else named
     config["data_dir"] = None  # of this machine
     return {
         "run": folder.name, "measure": measure, "method": config["method"], "k": config["k"], "seed": config["seed"],
@@ -70,6 +78,13 @@ def _details(folder: Path, measure: str) -> dict[str, float]:
     return {"pixel_accuracy": pixel_accuracy(np.load(folder / "evaluated.npz")["predictions"].sum(axis=0))}
 
 
+def of_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that make a run's result what it is, as JSON; those that are newer than the run by default."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    whole = Config(**{name: value for name, value in fields.items() if name in known})
+    return {name: value for name, value in to_json(dataclasses.asdict(whole)).items() if name not in _AROUND}
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown: the figure of the packed network on the test set, last epoch; float ones first, then from
     many levels to few, best first."""
@@ -80,6 +95,11 @@ def table(rows: Sequence[Row]) -> str:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_name(row), []).append(row)
+    for label, group in groups.items():
+        first = of_config(group[0]["config"])
+        differ = {name for row in group for name, value in of_config(row["config"]).items() if value != first[name]}
+        if differ - {"seed"}:
+            raise ValueError(f"runs of {label!r} differ in {sorted(differ - {'seed'})}; collect them by another name")
     sign = -1 if kind.higher_is_better else 1
     order = sorted(groups.values(), key=lambda g: (g[0]["method"] != "float", -g[0]["k"],
                                                    sign * np.mean([r["hard"] for r in g])))  # fmt: skip

@@ -1,6 +1,6 @@
 """Where a run computes: one device, a mesh of many, or the meshes of several processes; who of them writes files.
 
-    devices = over(count, split="fully_sharded")     # None: this process's first device alone
+    devices = over(count, split=True)     # count None: all that there are; without a mesh: ONE
     plan = devices.plan(plan, params)
     state = devices.place(state, plan)
     step = devices.jit(trainer.soft_step, state, plan)
@@ -11,7 +11,7 @@ Only the first process of several writes; what it decides or reads, the others a
 
 import contextlib
 import dataclasses
-import math
+import itertools
 import pickle
 import socket
 import subprocess
@@ -25,7 +25,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
+from experiments.leaves import host_copy
 from experiments.models import TENSOR_PARALLEL
+from experiments.preemption import stop_on_sigterm
 from mecq_jax.rules import Plan
 from mecq_jax.sharding import Layout, Split, fully_sharded
 from mecq_jax.training import TrainState
@@ -33,6 +35,8 @@ from mecq_jax.training import TrainState
 T = TypeVar("T")
 # Entries of a leaf that is worth splitting; a smaller one is gathered in less time than the splitting saves.
 LEAST = 2**18
+_PIECE = 2**20  # bytes that the first process tells at once
+_calls = itertools.count(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +63,13 @@ class Devices:
         return 1 if self.mesh is None else self.mesh.shape["data"]
 
     def check(self, batch: int) -> None:
-        """Raises ValueError if a batch does not split over the devices."""
-        if batch % math.lcm(self.parts, jax.process_count()):
-            raise ValueError(f"batch = {batch} does not split over {self.parts} devices in {jax.process_count()} "
-                             "processes; give --batch=... a multiple of both")
+        """Raises ValueError if a batch does not split over the devices, or over the processes as over the devices."""
+        processes = jax.process_count()
+        if self.parts % processes:
+            raise ValueError(f"{self.parts} parts of a batch do not split over {processes} processes; give "
+                             f"--tensor_parallel a divisor of the {jax.local_device_count()} devices of a process")
+        if batch % self.parts:
+            raise ValueError(f"batch = {batch} does not split over {self.parts} devices; give --batch=... a multiple")
 
     def rounded_up(self, batch: int) -> int:
         """The batch, or the next one that splits over the devices."""
@@ -100,6 +107,12 @@ class Devices:
         """This process's part of a batch, with those of the others, on the devices."""
         return batch if self.mesh is None else Layout(self.mesh).batch(batch)
 
+    def order(self, batch: int) -> np.ndarray:
+        """Which example of a batch stands where in what comes back: int [batch]. A mesh need not follow the order of
+        processes, in which examples are dealt."""
+        own = np.split(np.arange(batch), jax.process_count())[jax.process_index()]
+        return host_copy(self.batch(own))
+
 
 ONE = Devices()
 
@@ -130,14 +143,21 @@ def of_first(function: Callable[[], T]) -> T:
     if jax.process_count() == 1:
         return function()
     told = pickle.dumps(function()) if writes() else b""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
-    buffer = np.frombuffer(told.ljust(size, b"\0"), np.uint8)
-    return pickle.loads(multihost_utils.broadcast_one_to_all(buffer).astype(np.uint8).tobytes())
+    pieces = int(multihost_utils.broadcast_one_to_all(np.int32(-(-len(told) // _PIECE))))
+    heard = []
+    for i in range(pieces):
+        piece = np.frombuffer(told[i * _PIECE : (i + 1) * _PIECE].ljust(_PIECE, b"\0"), np.uint8)
+        heard.append(multihost_utils.broadcast_one_to_all(piece).astype(np.uint8).tobytes())
+    return pickle.loads(b"".join(heard))  # which ends where the pickle does
 
 
-def preempted(step: int) -> bool:
-    """Whether any process of several was told to stop, and all have come to the step at which they do."""
-    return multihost_utils.reached_preemption_sync_point(step)
+def preempted() -> bool:
+    """Whether any process of several was told to stop, and all have come to the call at which they do.
+
+    JAX stops at the greatest number that any process has come to, plus 1. All call this equally often, so that the
+    number of the call serves, also for a request that comes before the first.
+    """
+    return multihost_utils.reached_preemption_sync_point(next(_calls))
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -148,16 +168,23 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 
 
 def in_processes(number: int, command: Sequence[str]) -> int:
-    """Start a command `number` times on this machine, as processes of one run; the first bad exit status ends all."""
+    """Start a command `number` times on this machine, as processes of one run; the first bad exit status ends all.
+
+    SIGTERM goes to one of them, from which the others hear of it.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, *command, "--distributed", "--coordinator", coordinator, "--processes", str(number)]
-    started = [subprocess.Popen([*command, "--process", str(i)]) for i in range(number)]
-    try:
-        while any(p.poll() is None for p in started) and not any(p.returncode for p in started):
-            time.sleep(0.1)
-        return next((p.returncode for p in started if p.returncode), 0)
-    finally:
-        for process in started:
-            process.kill()
+    with stop_on_sigterm() as asked:
+        started, told = [subprocess.Popen([*command, "--process", str(i)]) for i in range(number)], False
+        try:
+            while any(p.poll() is None for p in started) and not any(p.returncode for p in started):
+                if asked() and not told:
+                    started[0].terminate()
+                    told = True
+                time.sleep(0.1)
+            return next((p.returncode for p in started if p.returncode), 0)
+        finally:
+            for process in started:
+                process.kill()

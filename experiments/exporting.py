@@ -8,18 +8,29 @@ from typing import Any
 
 import jax
 
-from experiments.classify import Task, make_task
+from experiments.classify import Classifier
 from experiments.config import Config
 from experiments.run import unflatten
+from experiments.segmentation import segment
+from experiments.tasks import make_task
+
+EXAMPLES = 512  # images that an exported file is compared on
 
 
 def network(extra: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any], jax.Array], jax.Array], Any]:
-    """(forward, test images) of a run's file: logits of uint8 images, normalised as in training."""
+    """(forward, test images) of a run's file: logits of uint8 images, normalised as in training.
+
+    Raises:
+      ValueError: for a task that has no images.
+    """
     task = make_task(Config(**extra["config"]))
-    return forward_of(task), task.dataset.test_images
+    if not isinstance(task, Classifier | segment.Task):
+        raise ValueError(f"task = {task.config.task!r}: networks on images are exported; write a function of your own "
+                         "as this one and give it by --model")
+    return forward_of(task), next(iter(task.test.once(min(len(task.test), EXAMPLES))))["image"]
 
 
-def forward_of(task: Task) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
+def forward_of(task: Classifier | segment.Task) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
     """(arrays by the names of a run's file, uint8 images) -> logits."""
 
     def forward(arrays: Mapping[str, Any], images: jax.Array) -> jax.Array:

@@ -67,6 +67,8 @@ def of_runs(name: str) -> Panel:
         if row["method"] == FIRST:
             sizes[np.log2(row["k"])] = row["bytes"]
     scores = {method: {bits: float(np.mean(x)) for bits, x in own.items()} for method, own in found.items()}
+    if "float" not in scores:
+        raise ValueError(f"{name} has no run of method 'float', to compare with; experiments.campaign makes one")
     floating = float(np.mean([*scores.pop("float").values()]))
     unit = f"test {measure.replace('_', ' ')}{' (%)' if '%' in kind.sign else ''}"
     return Panel(f"{config['dataset']}, {config['model']}", unit, scores, sizes, floating)
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plots.size_against_score(options.out / "sizes.png", panels)
     runs = [options.runs / name for name in SEGMENTATION]
     if all((run / "model.safetensors").is_file() for run in runs):
-        pictures.main([*(f"--folder={run}" for run in runs), "-o", str(options.out / "segmentation.png")])
+        return pictures.main([*(f"--folder={run}" for run in runs), "-o", str(options.out / "segmentation.png")])
     return 0
 
 

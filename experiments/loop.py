@@ -42,9 +42,9 @@ class Session:
     stop: Callable[[], bool] = lambda: False
     devices: Devices = ONE
 
-    def stops(self, step: int) -> bool:
-        """Whether to stop after this step of the run; all processes say the same."""
-        return self.stop() if jax.process_count() == 1 else preempted(step)
+    def stops(self) -> bool:
+        """Whether to stop after this step; all processes say the same."""
+        return self.stop() if jax.process_count() == 1 else preempted()
 
     def batches(self, epoch: int, order: int, start: int) -> Iterator[Batch]:
         """This epoch's batches from `start` on; a pure function of the seed, the epoch and the order."""
@@ -108,6 +108,10 @@ class _Loop:
         """Go on from a checkpoint, if there is one; what was logged after it is dropped."""
         if found:
             self.state, about = found.state, found.about
+            now = self.session.task.steps_per_epoch
+            if (then := about.get("per_epoch", now)) != now:
+                raise ValueError(f"{self.store.folder} is of {then} steps an epoch, and now there are {now}; resume "
+                                 "with the batch and train_size of the run, on devices over which that batch splits")
             self.epoch, self.batch = about["epoch"], about["batch"]
             self.roll_backs = max(self.roll_backs, about["roll_backs"])
         self.step = int(self.state.step)
@@ -182,12 +186,13 @@ class _Loop:
         if bad := divergence.not_finite(host):
             raise self._diverged(f"{', '.join(bad[:3])} holds values that are not finite at step {self.step}")
         self.session.folder.sync()
-        about = {"epoch": self.epoch, "batch": self.batch, "roll_backs": self.roll_backs}
+        about = {"epoch": self.epoch, "batch": self.batch, "roll_backs": self.roll_backs,
+                 "per_epoch": self.session.task.steps_per_epoch}  # fmt: skip
         self.store.save(self.step, host, about, score)
         self.saved_at = time.monotonic()
 
     def _stop_if_asked(self) -> None:
-        if not self.session.stops(self.course.offset + self.step):
+        if not self.session.stops():
             return
         self.store.wait()
         if self.step not in of_first(self.store.steps):

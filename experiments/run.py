@@ -129,13 +129,13 @@ def _quantized_phases(
     }
     offset = config.float_epochs * task.steps_per_epoch if not config.float_run else 0
     state = train(session, Course("quantized", parts, trainer, evaluate, offset), state, resume)
-    return _finish(session, trainer, state, params, float_score)
+    return _finish(session, trainer, state, params, float_score, offset)
 
 
-def _finish(session, trainer, state, float_params, float_score) -> Result:
+def _finish(session, trainer, state, float_params, float_score, offset) -> Result:
     """Hard weights and what they are worth."""
     task, config, root = session.task, session.task.config, session.folder.root
-    state = _copy(host_copy(state._replace(opt_state=None, rng=None)))  # whole, on one device
+    state = _copy(host_copy(state._replace(opt_state=None, rng=None)))  # whole, on every device
     if "hard" not in phases(config):
         state = jax.jit(trainer.settle)(state)
     hard = harden_tree(trainer.plan, state.params, state.quant, state.quant_state, state.codes)
@@ -154,7 +154,8 @@ def _finish(session, trainer, state, float_params, float_score) -> Result:
         np.savez_compressed(archive, **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
         artifact.write_whole(root / "evaluated.npz", archive.getvalue())
         finals = {"float": float_score, "soft": soft, "hard": score}
-        session.folder.log(int(state.step), **{f"final_{name}_{task.measure}": x for name, x in finals.items()})
+        named_finals = {f"final_{name}_{task.measure}": x for name, x in finals.items()}
+        session.folder.log(offset + int(state.step), **named_finals)
         report = make_report(trainer.plan, float_params, hard, path)
         return Result(root, float_score, soft, score, gap, report)
 

@@ -139,9 +139,9 @@ class Task(ABC):
     def predict(self, params: Any, model_state: Any, devices: Devices = ONE) -> np.ndarray:
         """The outputs for all of `test`."""
         batch = devices.rounded_up(self.test_batch)
-        parts = [
-            host_copy(self._output(params, model_state, devices.batch(own))) for own in self.test.once(batch)
-        ]
+        places = np.argsort(devices.order(batch))
+        batches = map(devices.batch, self.test.once(batch))
+        parts = [host_copy(self._output(params, model_state, part))[places] for part in batches]
         return np.concatenate(parts)[: len(self.test)]
 
     def evaluate(self, params: Any, model_state: Any, devices: Devices = ONE) -> float:

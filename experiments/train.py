@@ -4,7 +4,7 @@
 --resume             go on from the folder's last checkpoint (or begin, where there is none), on any devices
 
 On more than one device; the run is the same up to the order of sums:
---devices N          the first N; on a CPU N simulated ones
+--devices N          the first N; on a CPU N simulated ones; of one process
 --processes N        N processes on this machine, each with its own part of every batch, over the loopback
 --distributed        one process of many: start the same command on every host. On a TPU pod slice JAX finds the others
                      by itself; under Slurm or MPI too; elsewhere give --coordinator HOST:PORT --process I --processes N
@@ -21,6 +21,7 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--least", type=int, default=devices.LEAST)
     parser.add_argument("--tensor_parallel", type=int, default=1)
     return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("devices", "processes", "tensor_parallel", "least"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise ValueError(f"{name} = {value}: it must be at least 1")
+    if options.devices and (options.processes or options.distributed):
+        raise ValueError(f"devices = {options.devices} is of one process; several compute on all that they have")
 
 
 def _devices(options: argparse.Namespace) -> devices.Devices:
@@ -103,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_orbax()
     try:
         config = configs.override(configs.load(options.config), overrides)
+        _check(options)
         if options.processes and not options.distributed:
             return devices.in_processes(options.processes, ["-m", "experiments.train", *given])
         _train(config, options.folder or Path("runs") / Path(options.config).stem, options)
@@ -114,6 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if jax.process_count() > 1:
             os._exit(2)  # a clean end would wait minutes for the other processes, which wait for this one
         return 2
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        os._exit(1)  # for the same reason
     return 0
 
 

@@ -46,8 +46,8 @@ def test_every_run_comes_after_the_float_network_that_it_starts_from(name, tmp_p
 
 def test_a_campaign_pauses_and_goes_on_to_its_table(digits, capsys):
     command = ["digits", "--seeds=1", "--runs", str(digits / "runs"), *TINY]
-    assert campaign.main([*command, "--minutes=0"]) == 0
-    assert "the same command does" in capsys.readouterr().out
+    assert campaign.main([*command, "--minutes=0"]) == 75
+    assert "the same command goes on" in capsys.readouterr().err
     assert not (digits / "results").exists()
     assert campaign.main(command) == 0
     table = capsys.readouterr().out
@@ -58,6 +58,8 @@ def test_a_campaign_pauses_and_goes_on_to_its_table(digits, capsys):
     before = {name: (digits / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in runs}
     assert campaign.main(command) == 0  # nothing is left to train
     assert before == {name: (digits / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in runs}
+    assert campaign.main([*command, "--learning_rate=0.5"]) == 2
+    assert "holds a run of another config" in capsys.readouterr().err
     shutil.rmtree(digits / "runs")
     assert campaign.main(command) == 0 and not (digits / "runs").exists()  # the rows are enough
     rows = [json.loads(x) for x in (digits / "results" / "digits" / "rows.jsonl").read_text().splitlines()]
@@ -72,3 +74,5 @@ def test_a_campaign_pauses_and_goes_on_to_its_table(digits, capsys):
 def test_an_unknown_campaign_is_refused(capsys):
     assert campaign.main(["imagenet"]) == 2
     assert "unknown campaign 'imagenet'; the campaigns are camvid, text8" in capsys.readouterr().err
+    assert campaign.main(["camvid", "--seed=3"]) == 2
+    assert "--seed=3: a campaign gives each run its own" in capsys.readouterr().err

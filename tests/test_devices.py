@@ -2,6 +2,7 @@
 another."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 
 from experiments import config as configs
-from experiments import devices, models, train
+from experiments import devices, models, tasks, train
 from experiments import run as runs
 from experiments.preemption import EXIT_STATUS, Preempted
+from experiments.recipe import quantized_trainer
 from experiments.runfolder import read_metrics
-from mecq_jax import reader
+from mecq_jax import quantize_tree, reader
+from mecq_jax.rules import flatten
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 CONFIG = "experiments/configs/digits_cnn_w2.py"
@@ -84,6 +87,25 @@ def test_a_transformer_split_by_its_heads_gives_the_run_of_one(tmp_path, monkeyp
 def test_two_processes_give_the_run_of_one(alone, tmp_path):
     trained(tmp_path, "--processes=2", *SPLIT)
     same(tmp_path, alone)
+    assert json.loads((tmp_path / "versions.json").read_text())["device"]["count"] == 2
+
+
+def test_what_is_split_lies_in_parts():
+    where = train._devices(train._parser().parse_args(["--config", CONFIG, "--devices=8", *SPLIT]))
+    assert where.parts == 8
+    config = configs.override(configs.load(CONFIG), SMALL)
+    task = tasks.make_task(config)
+    plan, quant, quant_state = quantize_tree(task.params, config.rules(task.order))
+    plan = where.plan(plan, task.params)
+    trainer = quantized_trainer(config, plan, task.loss_fn, task.steps_per_epoch)
+    state = trainer.init(task.params, quant, quant_state, task.model_state, jax.random.key(0))
+    state = where.place(state, plan)
+    path = next(iter(plan.shards))
+    kernel = flatten(state.params)[path]
+    assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+    assert state.codes[path].addressable_shards[0].data.size * 8 == kernel.size
+    image = where.batch({"image": np.zeros((40, 8, 8, 1), np.uint8)})["image"]
+    assert image.addressable_shards[0].data.shape[0] == 5
 
 
 @pytest.mark.slow
@@ -107,7 +129,8 @@ def test_a_run_goes_on_on_other_devices(alone, tmp_path):
     same(tmp_path, alone)
 
 
-def test_sigterm_to_one_of_two_processes_stops_both_and_two_go_on(tmp_path):
+@pytest.mark.parametrize("to", ["parent", pytest.param("second", marks=pytest.mark.slow)])
+def test_sigterm_stops_two_processes_with_a_checkpoint_and_two_go_on(tmp_path, to):
     config = dataclasses.replace(configs.override(configs.load(CONFIG), SMALL), float_epochs=4)
     runs.run(config, tmp_path / "alone")
     folder, options = tmp_path / "two", ["--processes=2", "--float_epochs=4", "--checkpoint_steps=1"]
@@ -116,8 +139,8 @@ def test_sigterm_to_one_of_two_processes_stops_both_and_two_go_on(tmp_path):
     while not list((folder / "checkpoints").glob("float/*/about")):
         assert process.poll() is None, process.stderr.read()[-3000:]
         time.sleep(0.1)
-    second = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "process 1"], capture_output=True, text=True)
-    os.kill(int(second.stdout.split()[0]), signal.SIGTERM)
+    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "process 1"], capture_output=True, text=True)
+    os.kill(process.pid if to == "parent" else int(children.stdout.split()[0]), signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == EXIT_STATUS, errors[-3000:]
     step = int(errors.split("stopped on request at step ")[1].split(";")[0])
@@ -134,4 +157,8 @@ def test_what_does_not_split_is_refused(tmp_path, capsys):
     assert "tensor_parallel = 3 does not divide 8 devices" in capsys.readouterr().err
     assert train.main([*given, "--tensor_parallel=2"]) == 2
     assert "matches no leaf" in capsys.readouterr().err
+    assert train.main([*given, "--processes=2"]) == 2
+    assert "devices = 8 is of one process" in capsys.readouterr().err
+    assert train.main([*given[:4], "--processes=0"]) == 2
+    assert "processes = 0: it must be at least 1" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists() or not losses(tmp_path / "run").size

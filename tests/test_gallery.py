@@ -63,6 +63,9 @@ def test_what_cannot_be_collected_is_refused(folders, results, capsys):
     rows = [collect.row_of(f) for f in folders[:2]]
     with pytest.raises(ValueError, match="runs of one measure make a table"):
         collect.table([rows[0], {**rows[1], "measure": "miou"}])
+    other = {**rows[1], "config": {**rows[1]["config"], "learning_rate": 0.5, "workers": 3}}
+    with pytest.raises(ValueError, match=r"runs of 'mec, 4 levels' differ in \['learning_rate'\]"):
+        collect.table([rows[0], other])
 
 
 def test_panels_hold_the_means_of_the_rows(folders, results):

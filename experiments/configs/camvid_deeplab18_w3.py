@@ -1,6 +1,6 @@
 # CamVid, DeepLab-ResNet-18 with 8 levels (3 bits) per tensor, from runs/camvid_deeplab18_float; first and last float.
 # python -m experiments.train --config experiments/configs/camvid_deeplab18_w3.py --data_dir=PATH
-# For an accelerator. Expected test mIoU: not yet run.
+# For an accelerator; hours not known. Expected test mIoU: not yet run.
 # CamVid (Brostow et al., 2009, University of Cambridge) is for research; its images are not part of this project.
 import dataclasses
 

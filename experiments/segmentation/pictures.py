@@ -2,19 +2,21 @@
 
 python -m experiments.segmentation.pictures --folder runs/A --folder runs/B --images 3 -o file.png   [--data_dir PATH]
 
-A column for each run shows the prediction of its packed file, model.safetensors; --data_dir where the masks' folder now
+A column for each run shows the prediction of its packed file, model.safetensors (which of a *_float config without soft
+and hard epochs holds the network rounded, not trained); --data_dir where the masks' folder now
 is, if not where the run had it.
 """
 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.patches import Patch
 
+from experiments import tasks
 from experiments.config import Config
 from experiments.plots import panels
 from experiments.run import unflatten
@@ -33,27 +35,28 @@ def coloured(labels: np.ndarray, classes: Classes) -> np.ndarray:
     return table[np.clip(labels, 0, 255)]
 
 
-def figure(path: Path, images: np.ndarray, columns: Mapping[str, np.ndarray], classes: Classes) -> None:
+def figure(path: Path, images: np.ndarray, columns: Sequence[tuple[str, np.ndarray]], classes: Classes) -> None:
     """Writes a PNG of WIDTH pixels: a row for each image, a column for it and one for each map of its classes.
 
-    images: uint8 [n, h, w, 3]; columns: title -> labels [n, h, w].
+    images: uint8 [n, h, w, 3]; columns: (title, labels [n, h, w]); the legend has the classes that occur in them.
     """
     across = len(columns) + 1
     cell = WIDTH / _DPI / across * images.shape[1] / images.shape[2]
-    lines = -(-len(classes.names) // 6)
+    seen = set(np.unique(np.stack([labels for _, labels in columns])).tolist())
+    known = [(n, c) for i, (n, c) in enumerate(zip(classes.names, classes.colours, strict=True)) if i in seen]
+    lines = -(-len(known) // 6)
     above, below = 0.45, 0.15 + 0.2 * lines  # inches
     height = len(images) * (cell + 0.04) + above + below
     drawing, axes = panels(len(images), across, "", WIDTH / _DPI, height)
     for row, image in enumerate(images):
-        shown = [image, *(coloured(labels[row], classes) for labels in columns.values())]
-        for column, (title, pixels) in enumerate(zip(["image", *columns], shown, strict=True)):
+        shown = [("image", image), *((title, coloured(labels[row], classes)) for title, labels in columns)]
+        for column, (title, pixels) in enumerate(shown):
             axis = axes[row * across + column]
             axis.imshow(pixels, interpolation="nearest")
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(title, fontsize=8)
-    handles = [Patch(color=(r / 255, g / 255, b / 255), label=name)
-               for name, (r, g, b) in zip(classes.names, classes.colours, strict=True)]  # fmt: skip
+    handles = [Patch(color=tuple(x / 255 for x in colour), label=name) for name, colour in known]
     drawing.legend(handles=handles, loc="lower center", ncols=6, fontsize=8, frameon=False, columnspacing=1.2)
     drawing.subplots_adjust(0.005, below / height, 0.995, 1 - above / height, wspace=0.02, hspace=0.02)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,20 +81,23 @@ def chosen(task: segment.Task, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def draw(folders: Sequence[Path], count: int, path: Path, data_dir: str | None = None) -> None:
     """The figure of the runs in `folders`; all of the first one's data."""
-    columns: dict[str, np.ndarray] = {}
-    task = None
+    columns: list[tuple[str, np.ndarray]] = []
+    task: segment.Task | None = None
     for folder in folders:
         config = Config(**reader.read_spec(folder / "model.safetensors")["extra"]["config"])
         config = dataclasses.replace(config, data_dir=data_dir or config.data_dir)
         if task is None:
-            task = segment.make_task(config)
+            made = tasks.make_task(config)
+            if not isinstance(made, segment.Task):
+                raise ValueError(f"{folder} is of the task {config.task!r}; the pictures are of segmentation")
+            task = made
             images, labels = chosen(task, count)
-            columns["truth"] = labels
+            columns.append(("truth", labels))
         else:
             task = task.of_config(config)
         found = task.class_map(*unflatten(reader.read_dense(folder / "model.safetensors"), task), images)
         score = task.score(np.load(folder / "evaluated.npz")["predictions"])
-        columns[f"{folder.name}\n{task.measure} {task.kind.shown(score)}"] = np.asarray(found)
+        columns.append((f"{folder.name}\n{task.measure} {task.kind.shown(score)}", np.asarray(found)))
     assert task is not None
     figure(path, images, columns, task.classes)
 

@@ -148,7 +148,7 @@ class Study:
     def _judge(self, about: Row, make: Callable[[], tuple[Quantized, Any, Any]]) -> None:
         """Rows of one set of weights with both kinds of statistics."""
         keys = [{**about, "statistics": own} for own in STATISTICS]
-        keys[1]["statistics_batches"] = self.config.statistics_batches
+        keys[1] |= {"statistics_batches": self.config.statistics_batches, "statistics_batch": self.config.batch}
         if all(self._there(key) for key in keys):
             return
         start = time.perf_counter()
@@ -231,8 +231,11 @@ def write(rows: Rows, config: Config) -> str:
     packages = ", ".join(f"{k} {v}" for k, v in with_what.items() if isinstance(v, str) and k != "git")
     command = common.command("pretrained", portable)
     text = f"    {command}\n\nDevice: {rows.device}, {os.cpu_count()} cores.\nVersions: {packages}.\n"
+    # Rows by another estimate stay on disk, but are no repetitions of these.
+    estimated = {"statistics_batches": config.statistics_batches, "statistics_batch": config.batch}
     for name, images in dict.fromkeys((r["key"]["network"], r["key"]["test_images"]) for r in rows.rows):
-        own = [r for r in rows.rows if (r["key"]["network"], r["key"]["test_images"]) == (name, images)]
+        own = [r for r in rows.rows if (r["key"]["network"], r["key"]["test_images"]) == (name, images)
+               and all(r["key"].get(field, value) == value for field, value in estimated.items())]  # fmt: skip
         text += "\n" + table(own, f"{name}, first {images:,} test images").markdown()
     atomic_write_text(rows.folder / "table.md", text)
     numbers = {"command": command, "config": dataclasses.asdict(portable), "rows": rows.rows}
