@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow fast lint clean
+.PHONY: demo test test-slow test-configs fast lint clean
 
 demo: $(READY)
 	$(PY) -m experiments.demo
@@ -15,6 +15,10 @@ test: $(READY) lint
 # What takes minutes: a run killed fifty times.
 test-slow: $(READY)
 	$(PY) -m pytest -m slow
+
+# Two steps of the configs that `test` leaves out.
+test-configs: $(READY)
+	$(PY) -m pytest -n 2 --dist worksteal -m configs
 
 fast: $(READY)
 	$(PY) -m pytest -n 2 --dist worksteal -m fast

@@ -56,7 +56,7 @@ def figure(path: Path, images: np.ndarray, columns: Sequence[tuple[str, np.ndarr
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(title, fontsize=8)
-    handles = [Patch(color=tuple(x / 255 for x in colour), label=name) for name, colour in known]
+    handles = [Patch(color=(r / 255, g / 255, b / 255), label=name) for name, (r, g, b) in known]
     drawing.legend(handles=handles, loc="lower center", ncols=6, fontsize=8, frameon=False, columnspacing=1.2)
     drawing.subplots_adjust(0.005, below / height, 0.995, 1 - above / height, wspace=0.02, hspace=0.02)
     path.parent.mkdir(parents=True, exist_ok=True)
