@@ -112,7 +112,7 @@ def table(rows: Sequence[Row]) -> str:
         smaller = f"{group[0]['float_bytes'] / group[0]['bytes']:.1f}"
         lines.append([_name(group[0]), str(len(group)), scores, f"{group[0]['bytes']:,}", smaller,
                       kind.spread(gaps) if gaps else ""])  # fmt: skip
-    named = measure.replace("_", " ") + (", %" if "%" in kind.sign else "")
+    named = kind.title + (", %" if "%" in kind.sign else "")
     columns = [c.format(measure=named) for c in COLUMNS]
     for name in rows[0]["details"]:
         columns.append(f"{name.replace('_', ' ')}, %")

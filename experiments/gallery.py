@@ -70,7 +70,7 @@ def of_runs(name: str) -> Panel:
     if "float" not in scores:
         raise ValueError(f"{name} has no run of method 'float', to compare with; experiments.campaign makes one")
     floating = float(np.mean([*scores.pop("float").values()]))
-    unit = f"test {measure.replace('_', ' ')}{' (%)' if '%' in kind.sign else ''}"
+    unit = f"test {kind.title}{' (%)' if '%' in kind.sign else ''}"
     return Panel(f"{config['dataset']}, {config['model']}", unit, scores, sizes, floating)
 
 

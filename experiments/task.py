@@ -58,8 +58,9 @@ class Examples:
 
 
 class Measure(NamedTuple):
-    """A figure on a test set: which way is better, and factor, decimals and sign to print it with."""
+    """A figure on a test set: its title, which way is better, and factor, decimals and sign to print it with."""
 
+    title: str
     higher_is_better: bool = True
     factor: float = 100.0
     decimals: int = 2
@@ -76,9 +77,9 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "accuracy": Measure(),
-    "miou": Measure(),
-    "bits_per_character": Measure(higher_is_better=False, factor=1.0, decimals=4, sign=""),
+    "accuracy": Measure("accuracy"),
+    "miou": Measure("mean IoU"),
+    "bits_per_character": Measure("bits per character", higher_is_better=False, factor=1.0, decimals=4, sign=""),
 }
 
 

@@ -101,7 +101,7 @@ def _train(config: Config, folder: Path, options: argparse.Namespace) -> None:
     print(result.report)
     scores = {"float": result.float_score, "soft": result.soft_score, "hard": result.hard_score}
     shown = "  ".join(f"{name} {task.kind.shown(x)}" for name, x in scores.items())
-    print(f"{shown}  ({task.measure}, test, last epoch)")
+    print(f"{shown}  ({task.kind.title}, test, last epoch)")
     print(f"artifact {result.folder / 'model.safetensors'}")
 
 
