@@ -28,11 +28,12 @@ class Config:
     """Everything that defines a run.
 
     Task: `task` (tasks.MODULES): 'classify' images, 'segment' them, or 'language', the next token of a text.
-    Data: `dataset` (see data.CLASSES; a task has its own), `data_dir`, `train_size` (None: all), `downscale` (mean over
-    d x d pixels), `augment` (augment.KINDS, scaling.KINDS) with `pad` pixels; `size`: height and width to which images
-    are cut or scaled (None: as they are), `test_size`: of the test images of 'segment', where they are larger and seen
-    by windows of `size`; `context`: tokens that a language model sees; `label_smoothing`, and `mixup`'s alpha (0:
-    none); `workers`: processes that read what does not fit in memory (0: threads).
+    Data: `dataset` (see data.CLASSES; a task has its own), `data_dir`, `train_size` (None: all), `epoch_size`: examples
+    in an epoch, which draws its own of the whole (None: all), `downscale` (mean over d x d pixels), `augment`
+    (augment.KINDS, scaling.KINDS) with `pad` pixels; `size`: height and width to which images are cut or scaled (None:
+    as they are), `test_size`: of the test images of 'segment', where they are larger and seen by windows of `size`;
+    `context`: tokens that a language model sees; `label_smoothing`, and `mixup`'s alpha (0: none); `workers`: processes
+    that read what does not fit in memory (0: threads).
     Model: `model` (MODELS of the task's networks), `width`, `compute` ('float32', or 'bfloat16' for the network's
     arithmetic: parameters, their optimizer, batch statistics, quantizers and the loss stay in float32).
     Quantizer: `method` ('float': none), `k` levels, `groups` ('tensor', 'channel', or 'block' of `block` weights),
@@ -54,6 +55,7 @@ class Config:
     dataset: str = "digits"
     data_dir: str | None = None
     train_size: int | None = None
+    epoch_size: int | None = None
     downscale: int = 1
     augment: str = "none"
     pad: int = 4
@@ -107,8 +109,9 @@ class Config:
         for name in ("batch", "width", "downscale", "newton_steps", "context"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 1")
-        if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
-            raise ValueError(f"checkpoint_steps = {self.checkpoint_steps}: it must be at least 1, or None")
+        for name, least in (("checkpoint_steps", 1), ("epoch_size", self.batch)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name} = {value}: it must be at least {least}, or None")
         for name in ("float_epochs", "soft_epochs", "hard_epochs", "roll_backs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 0")

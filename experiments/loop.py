@@ -11,6 +11,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import jax
@@ -48,8 +49,9 @@ class Session:
 
     def batches(self, epoch: int, order: int, start: int) -> Iterator[Batch]:
         """This epoch's batches from `start` on; a pure function of the seed, the epoch and the order."""
-        config = self.task.config
-        return self.task.train.epoch(config.batch, config.seed + _NEXT_ORDER * order, epoch, start)
+        config, steps = self.task.config, self.task.steps_per_epoch
+        found = self.task.train.epoch(config.batch, config.seed + _NEXT_ORDER * order, epoch, start)
+        return islice(found, steps - start)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,7 +125,8 @@ class Task(ABC):
     @property
     def steps_per_epoch(self) -> int:
         """Batches of the config's size in an epoch."""
-        return len(self.train) // self.config.batch
+        size = len(self.train)
+        return min(size, self.config.epoch_size or size) // self.config.batch
 
     def model(self, params: Any, model_state: Any, training: bool) -> Any:
         """The model with these parameters in the config's type; in training, batch norm goes by the batch."""

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from experiments import config as configs
-from experiments import recipe, train
+from experiments import classify, recipe, train
 from experiments.config import Config
+from experiments.loop import Session
+from experiments.runfolder import RunFolder
 
 pytestmark = pytest.mark.fast
 
@@ -29,6 +31,19 @@ def test_every_config_loads_and_builds_its_quantizer():
 def test_bad_fields_are_refused_before_training(argument, message, capsys):
     assert train.main(["--config", "experiments/configs/digits_cnn_w2.py", argument]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_epoch_can_be_a_part_of_the_examples(tmp_path):
+    config = Config(train_size=96, batch=16, epoch_size=40)
+    session = Session(classify.make_task(config), RunFolder(tmp_path, {}))
+    assert session.task.steps_per_epoch == 2
+    first, second = (list(session.batches(number, 0, 0)) for number in (1, 2))
+    assert len(first) == len(second) == 2
+    assert not np.array_equal(first[0]["image"], second[0]["image"])
+    (last,) = session.batches(1, 0, 1)
+    np.testing.assert_array_equal(last["image"], first[1]["image"])
+    with pytest.raises(ValueError, match="epoch_size = 15: it must be at least 16"):
+        Config(batch=16, epoch_size=15)
 
 
 def test_overrides_have_the_fields_types():
