@@ -1,6 +1,6 @@
 """Every config file loads, and takes two steps of each phase that it has and an evaluation, on mocks of its data.
 
-The networks are narrow and not deep, and one or two of their kernels are quantized; the plan is made for all of them.
+The networks are narrow and not deep, and one of their kernels is quantized; the plan is made for all of them.
 """
 
 import dataclasses
@@ -24,8 +24,9 @@ from mecq_jax.rules import make_plan
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "configs"
 ALL = sorted(path.stem for path in FOLDER.glob("*.py"))
 LOW = [name for name in ALL if re.search(r"_w\d", name)]
-# Solvers of 8 and 16 levels take long to compile.
-CASES = [pytest.param(name, marks=pytest.mark.configs) if name.endswith(("_w3", "_w4")) else name for name in ALL]
+# Left to `make test-configs`: 8 and 16 levels, which take long to compile, and networks whose kind another config has.
+REST = re.compile(r".*_w[34]|(ade20k_deeplab|camvid_segformer|cifar10|text8_llama_large)_.*")
+CASES = [pytest.param(name, marks=pytest.mark.configs) if REST.fullmatch(name) else name for name in ALL]
 EXAMPLES, BATCH, CONTEXT = 9, 4, 8
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -66,7 +67,7 @@ SHORT = {
         "patch_unet": partial(networks.PatchUNet, depths=(0, 0, 0, 1)),
         "resnet18_deeplab": partial(networks.DeepLab, block=networks.BasicBlock, depths=(1, 1, 1, 1)),
         "resnet50_deeplab": partial(networks.DeepLab, block=networks.Bottleneck, depths=(1, 1, 1, 1)),
-        "segformer_b0": partial(networks.SegFormer, depths=(1, 0, 0, 1)),
+        "segformer_b0": partial(networks.SegFormer, depths=(1, 0, 0, 0)),
     },
     llama: {name: partial(llama.Llama, depth=1) for name in ("llama_small", "llama_base")},
 }
@@ -147,11 +148,9 @@ def train_quantized(task, params, model_state, batches):
     config = task.config
     quantizers = make_plan(params, config.rules(task.order)).quantizers
     assert {quantizer.k for quantizer in quantizers.values()} == {config.k}
-    paths, count = list(quantizers), 2 if config.k == 4 else 1  # each takes a second or two to compile
-    some = "|".join(map(re.escape, paths[:: -(-len(paths) // count)]))
-    plan, quant, quant_state = quantize_tree(params, [Rule(some, config.quantizer())])
-    assert 1 <= len(plan.quantizers) <= count
-
+    path = next(iter(quantizers))  # each takes a second or two to compile
+    plan, quant, quant_state = quantize_tree(params, [Rule(re.escape(path), config.quantizer())])
+    assert list(plan.quantizers) == [path]
     trainer = quantized_trainer(config, plan, task.loss_fn, task.steps_per_epoch)
     start = trainer.init(params, quant, quant_state, model_state, jax.random.key(1))
     state = steps(trainer.soft_step, start, batches)
@@ -173,7 +172,6 @@ def steps(step, state, batches):
 
 
 def moved(before, after) -> bool:
-    """Whether arrays have changed, every one of them or none."""
-    changed = jax.tree.leaves(jax.tree.map(lambda a, b: not np.array_equal(a, b), before, after))
-    assert all(changed) or not any(changed)
-    return all(changed)
+    """Whether the one array of each tree has changed."""
+    (a,), (b,) = jax.tree.leaves(before), jax.tree.leaves(after)
+    return not np.array_equal(a, b)

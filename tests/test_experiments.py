@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import config as configs
 from experiments import classify, recipe, train
+from experiments import config as configs
 from experiments.config import Config
 from experiments.loop import Session
-from experiments.runfolder import RunFolder
+from experiments.runfolder import Unwritten
 
 pytestmark = pytest.mark.fast
 
@@ -35,7 +35,7 @@ def test_bad_fields_are_refused_before_training(argument, message, capsys):
 
 def test_an_epoch_can_be_a_part_of_the_examples(tmp_path):
     config = Config(train_size=96, batch=16, epoch_size=40)
-    session = Session(classify.make_task(config), RunFolder(tmp_path, {}))
+    session = Session(classify.make_task(config), Unwritten(tmp_path))
     assert session.task.steps_per_epoch == 2
     first, second = (list(session.batches(number, 0, 0)) for number in (1, 2))
     assert len(first) == len(second) == 2
