@@ -97,7 +97,8 @@ def draw(folders: Sequence[Path], count: int, path: Path, data_dir: str | None =
             task = task.of_config(config)
         found = task.class_map(*unflatten(reader.read_dense(folder / "model.safetensors"), task), images)
         score = task.score(np.load(folder / "evaluated.npz")["predictions"])
-        columns.append((f"{folder.name}\n{task.kind.title} {task.kind.shown(score)}", np.asarray(found)))
+        trained = "float" if config.method == "float" else f"{config.method}, {np.log2(config.k):.3g} bits"
+        columns.append((f"{trained}\n{task.kind.title} {task.kind.shown(score)}", np.asarray(found)))
     assert task is not None
     figure(path, images, columns, task.classes)
 
