@@ -45,7 +45,8 @@ class Config:
     `weight_decay` on float weights, `warmup` (share of the steps in which the rate rises), `clip` (bound on the global
     norm of the gradients, None: none), epsilon from `epsilon_start` to `epsilon_end` (relative to var(w)) over
     `epsilon_hold` of the soft phase, `entropy_weight` lambda (risen linearly over the soft phase).
-    `float_run`: a finished run's folder to take float weights from, instead of training them.
+    `float_run`: a finished run's folder to take float weights from, instead of training them; `encoder_run`: one of a
+    classifier, whose float weights a network of 'segment' with that encoder starts from.
     Safety: a checkpoint is written after every epoch, every `checkpoint_steps` steps and after `checkpoint_seconds`
     (None: not so); at a loss that is not finite a run stops (`on_nan` 'stop') or goes back to its last checkpoint and
     on from there in another order ('roll_back', at most `roll_backs` times).
@@ -78,6 +79,7 @@ class Config:
     balance: float = 1.0
     newton_steps: int = 2
     float_run: str | None = None
+    encoder_run: str | None = None
     float_epochs: int = 10
     soft_epochs: int = 8
     hard_epochs: int = 2

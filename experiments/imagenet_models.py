@@ -14,10 +14,12 @@ from experiments.models import TransformerBlock
 _HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _conv(channels: int, width: int, size: int, rngs: nnx.Rngs, stride: int = 1, groups: int = 1) -> nnx.Conv:
-    """size x size, size // 2 pixels of padding on every side ('SAME' would pad one side alone at stride 2)."""
-    return nnx.Conv(channels, width, (size, size), strides=stride, padding=size // 2, use_bias=False,
-                    feature_group_count=groups, kernel_init=_HE, rngs=rngs)
+def _conv(channels: int, width: int, size: int, rngs: nnx.Rngs, stride: int = 1, groups: int = 1, dilation: int = 1
+          ) -> nnx.Conv:
+    """size x size, dilation * (size // 2) pixels of padding on every side ('SAME' would pad one side alone at stride
+    2)."""
+    return nnx.Conv(channels, width, (size, size), strides=stride, padding=dilation * (size // 2), use_bias=False,
+                    feature_group_count=groups, kernel_dilation=dilation, kernel_init=_HE, rngs=rngs)
 
 
 def _norm(width: int, rngs: nnx.Rngs, **options: Any) -> nnx.BatchNorm:
@@ -28,16 +30,17 @@ class Residual(nnx.Module):
     """Convolutions around a shortcut: 3x3, 3x3, or as a bottleneck 1x1, 3x3, 1x1 to 4 times the width.
 
     The stride is in the first 3x3 (torchvision's v1.5). The last norm's scale starts at 0 where `zero`, so that a
-    block starts as its shortcut (Goyal et al., 2017, arXiv 1706.02677).
+    block starts as its shortcut (Goyal et al., 2017, arXiv 1706.02677). dilation: of the 3x3 ones.
     """
 
-    def __init__(self, channels: int, width: int, stride: int, bottleneck: bool, zero: bool, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: int, stride: int, bottleneck: bool, zero: bool, rngs: nnx.Rngs,
+                 dilation: int = 1):
         out = 4 * width if bottleneck else width
         layers = [(1, width, 1), (3, width, stride), (1, out, 1)] if bottleneck else [(3, width, stride), (3, out, 1)]
         convs, norms, inner = [], [], channels
         for i, (size, wide, step) in enumerate(layers):
             start = {"scale_init": nnx.initializers.zeros} if zero and i == len(layers) - 1 else {}
-            convs.append(_conv(inner, wide, size, rngs, step))
+            convs.append(_conv(inner, wide, size, rngs, step, dilation=dilation if size == 3 else 1))
             norms.append(_norm(wide, rngs, **start))
             inner = wide
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
@@ -52,29 +55,44 @@ class Residual(nnx.Module):
         return nnx.relu(y + (self.shortcut_norm(self.shortcut(x)) if self.changes else x))
 
 
-class ResNet(nnx.Module):
-    """ResNet (He et al., 2015, arXiv 1512.03385): 7x7 stem, 3x3 pooling, four stages of `blocks`; `width` is 64 as
-    published. Any image size will do."""
+class Encoder(nnx.Module):
+    """ResNet (He et al., 2015, arXiv 1512.03385) without its head: 7x7 stem, 3x3 pooling, four stages of `blocks`;
+    `width` is 64 as published.
 
-    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, *,
-                 blocks: tuple[int, ...] = (2, 2, 2, 2), bottleneck: bool = False, zero: bool = True):
+    dilated: the fourth stage keeps its size and its 3x3 convolutions have dilation 2, so that the output has a
+    sixteenth of the image's height (Chen et al., 2017, arXiv 1706.05587), not a 32nd.
+    """
+
+    def __init__(self, channels: int, width: int, rngs: nnx.Rngs, *, blocks: tuple[int, ...] = (2, 2, 2, 2),
+                 bottleneck: bool = False, zero: bool = True, dilated: bool = False):
         self.stem, self.stem_norm = _conv(channels, width, 7, rngs, 2), _norm(width, rngs)
-        stages, inner, grows = [], width, 4 if bottleneck else 1
+        stages, self.width = [], width
         for stage, count in enumerate(blocks):
-            wide = width * 2**stage
+            wide, last = width * 2**stage, dilated and stage == 3
             for i in range(count):
-                stride = 2 if stage and i == 0 else 1
-                stages.append(Residual(inner, wide, stride, bottleneck, zero, rngs))
-                inner = wide * grows
+                stride = 2 if stage and i == 0 and not last else 1
+                stages.append(Residual(self.width, wide, stride, bottleneck, zero, rngs, 2 if last else 1))
+                self.width = wide * (4 if bottleneck else 1)
         self.blocks = nnx.List(stages)
-        self.head = nnx.Linear(inner, classes, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+    def features(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+        """The last stage's maps."""
         x = nnx.relu(self.stem_norm(self.stem(x)))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for block in self.blocks:
             x = block(x)
-        return self.head(x.mean(axis=(1, 2)))
+        return x
+
+
+class ResNet(Encoder):
+    """An encoder, mean pooling and a dense head. Any image size will do."""
+
+    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, **options: Any):
+        super().__init__(channels, width, rngs, **options)
+        self.head = nnx.Linear(self.width, classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        return self.head(self.features(x).mean(axis=(1, 2)))
 
 
 class InvertedResidual(nnx.Module):

@@ -65,8 +65,8 @@ SHORT = {
     },
     networks: {
         "patch_unet": partial(networks.PatchUNet, depths=(0, 0, 0, 1)),
-        "resnet18_deeplab": partial(networks.DeepLab, block=networks.BasicBlock, depths=(1, 1, 1, 1)),
-        "resnet50_deeplab": partial(networks.DeepLab, block=networks.Bottleneck, depths=(1, 1, 1, 1)),
+        "resnet18_deeplab": partial(networks.DeepLab, blocks=(1, 1, 1, 1), zero=False),
+        "resnet50_deeplab": partial(networks.DeepLab, blocks=(1, 1, 1, 1), bottleneck=True, zero=False),
         "segformer_b0": partial(networks.SegFormer, depths=(1, 0, 0, 0)),
     },
     llama: {name: partial(llama.Llama, depth=1) for name in ("llama_small", "llama_base")},

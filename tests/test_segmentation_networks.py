@@ -1,14 +1,20 @@
 """Networks with logits for every pixel: shapes, alignment, and which kernels are quantized."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from experiments import imagenet_models
+from experiments.config import Config
+from experiments.run import named
 from experiments.segmentation import networks
 from experiments.segmentation.parts import Depthwise, patches, upsample
-from mecq_jax import MEC
+from experiments.task import parts
+from mecq_jax import MEC, artifact
 from mecq_jax.layers import kernels
 from mecq_jax.rules import default_rules, make_plan
 
@@ -65,3 +71,31 @@ def test_patches_and_upsample_keep_places(rng):
     np.testing.assert_allclose(grown[0, 2:10, 4, 0], np.arange(2, 10), atol=1e-5)
     with pytest.raises(ValueError, match="does not cover"):
         upsample(jnp.zeros((1, 3, 3, 1)), 4, (13, 9))
+
+
+def test_an_encoder_starts_from_a_classifiers_weights(tmp_path):
+    classifier = imagenet_models.ResNet(3, 32, 7, 4, nnx.Rngs(5))
+    classifier.stem_norm.mean[...] = jnp.arange(4.0)
+    task = parts(classifier)
+    artifact.save(tmp_path / "float.safetensors", named(task["params"], task["model_state"]))
+    config = Config(task="segment", model="resnet18_deeplab", width=4, encoder_run=str(tmp_path))
+    model = networks.made(config, 5)
+    np.testing.assert_array_equal(model.encoder.stem_norm.mean[...], np.arange(4.0))
+    for ours, theirs in ((model.encoder.stem, classifier.stem),
+                         (model.encoder.blocks[7].convs[1], classifier.blocks[7].convs[1])):  # fmt: skip
+        np.testing.assert_array_equal(ours.kernel[...], theirs.kernel[...])
+    differs = r"holds \(3, 3, 4, 4\) for blocks/0/convs/0/kernel, the encoder needs \(3, 3, 8, 8\)"
+    with pytest.raises(ValueError, match=differs):
+        networks.made(dataclasses.replace(config, width=8), 5)
+    with pytest.raises(ValueError, match="'patch_unet' has no encoder"):
+        networks.made(dataclasses.replace(config, model="patch_unet"), 5)
+    with pytest.raises(FileNotFoundError, match=r"holds no float\.safetensors"):
+        networks.made(dataclasses.replace(config, encoder_run=str(tmp_path / "none")), 5)
+
+
+def test_a_dilated_encoder_keeps_a_sixteenth():
+    x = jnp.zeros((1, 64, 96, 3))
+    for dilated, size in ((False, (2, 3)), (True, (4, 6))):
+        encoder = imagenet_models.Encoder(3, 4, nnx.Rngs(0), dilated=dilated)
+        encoder.eval()
+        assert encoder.features(x).shape == (1, *size, 32)

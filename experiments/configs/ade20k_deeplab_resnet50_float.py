@@ -3,7 +3,7 @@
 #     --config experiments/configs/ade20k_deeplab_resnet50_float.py
 # About 20 hours on one H100: estimated, not measured.
 # Expected: none published that we know for training from scratch.
-# Pretrained encoders are not loaded: expect less than networks that start from ImageNet's weights.
+# With --encoder_run=runs/imagenet_resnet50_float the encoder starts from that run's weights, as published ones do.
 from experiments.config import Config
 
 config = Config(task="segment", dataset="ade20k", size=(512, 512), model="resnet50_deeplab", width=64,

@@ -2,6 +2,7 @@
 # python -m experiments.train --config experiments/configs/camvid_deeplab18_float.py --data_dir=PATH
 # PATH: a folder of images and masks as experiments/segmentation/masks.py says.
 # For an accelerator; hours not known. Expected test mIoU: not yet run.
+# With --encoder_run=runs/imagenet_resnet18_float the encoder starts from that run's weights.
 # CamVid (Brostow et al., 2009, University of Cambridge) is for research; its images are not part of this project.
 from experiments.config import Config
 

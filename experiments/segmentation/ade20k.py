@@ -107,6 +107,6 @@ def make_task(config: Config, records: tuple[Records, Records] | None = None) ->
     found = _open(config) if records is None else records
     train = Stream(found[0], partial(for_training, config.size), config.train_size, config.workers)
     test = Stream(found[1], partial(for_testing, config.test_size or config.size), workers=config.workers)
-    model = networks.build(config.model, COUNT, config.width, config.seed)
+    model = networks.made(config, COUNT)
     return Task(config=config, train_source=train, test_source=test, classes=classes(), mean=MEAN, std=STD,
                 **parts(model))

@@ -50,7 +50,7 @@ class Task(task.Task):
         for name in ("task", "dataset", "size"):
             if (mine := getattr(self.config, name)) != (other := getattr(config, name)):
                 raise ValueError(f"{name} = {other!r}, and {mine!r} of the data that is read; they must be the same")
-        model = networks.build(config.model, len(self.classes.names), config.width, config.seed)
+        model = networks.made(config, len(self.classes.names))
         return dataclasses.replace(self, config=config, **parts(model))
 
     def inputs(self, images):
@@ -156,7 +156,7 @@ def make_task(config: Config, found: masks.Masks | None = None) -> Task:
         raise ValueError(f"dataset = {config.dataset!r}: segmentation has {', '.join(DATASETS)}")
     found = found or masks.load(config.data_dir, config.size, DATASETS[config.dataset], config.train_size,
                                 config.test_size)
-    model = networks.build(config.model, len(found.classes.names), config.width, config.seed)
+    model = networks.made(config, len(found.classes.names))
     return Task(config=config, train_source=Examples({"image": found.train_images, "label": found.train_labels}),
                 test_source=Examples({"image": found.test_images, "label": found.test_labels}), classes=found.classes,
                 mean=found.mean, std=found.std, **parts(model))
