@@ -98,7 +98,7 @@ def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minute
 
 def train(config: Config, folder: Path, end: float) -> None:
     """Train or go on; `Preempted`, with a checkpoint, at SIGTERM or at the time `end`."""
-    with bar(f"{folder.name}  ") as progress, stop_on_sigterm() as asked:
+    with bar(f"{folder.name}  ", config.batch) as progress, stop_on_sigterm() as asked:
         runs.run(config, folder, resume=folder.is_dir(), progress=progress,
                  stop=lambda: asked() or time.monotonic() > end)  # fmt: skip
 

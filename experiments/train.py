@@ -80,12 +80,12 @@ def _devices(options: argparse.Namespace) -> devices.Devices:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[dict]:
+def _told(batch: int) -> Iterator[dict]:
     """Progress and requests to stop. JAX itself hears the SIGTERM of each of several processes."""
     with contextlib.ExitStack() as stack:
         told: dict = {}
         if devices.writes():
-            told["progress"] = stack.enter_context(bar())
+            told["progress"] = stack.enter_context(bar(batch=batch))
         if jax.process_count() == 1:
             told["stop"] = stack.enter_context(stop_on_sigterm())
         yield told
@@ -94,7 +94,7 @@ def _told() -> Iterator[dict]:
 def _train(config: Config, folder: Path, options: argparse.Namespace) -> None:
     where = _devices(options)
     task = tasks.make_task(config)
-    with _told() as told:
+    with _told(config.batch) as told:
         result = runs.run(config, folder, resume=options.resume, task=task, devices=where, **told)
     if not devices.writes():
         return

@@ -46,7 +46,7 @@ def watch(event, arguments):
 if mode == "event":
     sys.addaudithook(watch)
 @contextlib.contextmanager
-def bar():
+def bar(**_):
     def progress(what, done, of):
         print(what, done, flush=True)
         if mode == "full" and what == "quantized (soft)" and done == 3:
