@@ -142,10 +142,14 @@ def size_against_score(path: str | os.PathLike, tasks: Sequence[Panel]) -> None:
     path: PNG file to write.
     tasks: one for each panel. A method looks the same in all; the first method of all is drawn above the others.
     """
-    figure, axes = panels(1, len(tasks), "", width=4.6 * len(tasks) + 1.8, height=4.4)
+    columns = min(2, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure, axes = panels(rows, columns, "", width=4.2 * columns + 1.8, height=3.9 * rows)
     methods = list(dict.fromkeys(name for task in tasks for name in task.scores))
     drawn = {}
-    for axis, task in zip(axes, tasks, strict=True):
+    for empty in axes[len(tasks) :]:
+        empty.set_axis_off()
+    for axis, task in zip(axes, tasks, strict=False):
         for name, scores in task.scores.items():
             i = methods.index(name)
             line, marker = (("-", "o"), ("--", "s"), (":", "^"))[i // len(CYCLE) % 3]
@@ -157,7 +161,7 @@ def size_against_score(path: str | os.PathLike, tasks: Sequence[Panel]) -> None:
         axis.set_xticks(ticks, [f"{x:.3g} bit\n{task.sizes[x] / 1000:,.4g} kB" for x in ticks])
         axis.set_xlim(ticks[0] - 0.4, ticks[-1] + 0.4)
         caption(axis, task.title, "bits of a quantized weight, size of all weights", task.measure)
-    axes[-1].legend(drawn.values(), drawn, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes[columns - 1].legend(drawn.values(), drawn, frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     save(figure, path)
 
 
