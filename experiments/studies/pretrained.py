@@ -51,7 +51,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "pretrained"
 WEIGHTS = ("nearest, absmax", "nearest, least squares", "transport, equal mass", "transport, Lloyd-Max masses")
 TUNED = {"mec": "fine-tuned, MEC", "lsq": "fine-tuned, LSQ"}
 STATISTICS = ("own", "re-estimated")
-RATES = ("learning_rate", "levels_rate", "epsilon_start", "epsilon_end", "entropy_weight")
+RATES = ("learning_rate", "levels_rate", "prior", "epsilon_start", "epsilon_end", "entropy_weight")
 RECIPE = ("soft_epochs", "hard_epochs", "batch", *RATES)
 _GROUPS = {"tensor": PerTensor(), "channel": PerChannel()}
 
@@ -81,8 +81,9 @@ class Config:
     hard_steps: int = 20
     learning_rate: float = 2e-4
     levels_rate: float = 0.1
-    epsilon_start: float = 0.1
-    epsilon_end: float = 0.005
+    prior: str | None = "lloyd_max"
+    epsilon_start: float = 0.02
+    epsilon_end: float = 0.001
     entropy_weight: float = 0.1
     seeds: int = 1
 
