@@ -51,8 +51,8 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "pretrained"
 WEIGHTS = ("nearest, absmax", "nearest, least squares", "transport, equal mass", "transport, Lloyd-Max masses")
 TUNED = {"mec": "fine-tuned, MEC", "lsq": "fine-tuned, LSQ"}
 STATISTICS = ("own", "re-estimated")
-RATES = ("learning_rate", "levels_rate", "prior", "epsilon_start", "epsilon_end", "entropy_weight")
-RECIPE = ("soft_epochs", "hard_epochs", "batch", *RATES)
+TUNING = ("learning_rate", "levels_rate", "prior", "epsilon_start", "epsilon_end", "entropy_weight")
+RECIPE = ("soft_epochs", "hard_epochs", "batch", *TUNING)
 _GROUPS = {"tensor": PerTensor(), "channel": PerChannel()}
 
 
@@ -100,7 +100,7 @@ class Config:
         return configs.Config(
             method=method, k=2**bits, groups=self.tune_groups, soft_epochs=self.soft_steps, augment="crop_flip",
             hard_epochs=self.hard_steps, batch=self.batch, seed=seed,
-            **{name: getattr(self, name) for name in RATES},
+            **{name: getattr(self, name) for name in TUNING},
         )  # fmt: skip
 
 
@@ -218,6 +218,9 @@ def table(rows: Sequence[Row], title: str) -> Table:
             key, error = those[0]["key"], those[0].get("error")
             recipe = key.get("recipe", {})
             steps = f", {recipe['soft_epochs'] + recipe['hard_epochs']} steps" if recipe else ""
+            if recipe and key["weights"] == TUNED["mec"]:
+                masses = {"lloyd_max": "Lloyd-Max masses", None: "equal mass"}.get(recipe.get("prior"), "trained masses")
+                steps = f", {masses}, epsilon from {recipe['epsilon_start']:g}{steps}"
             accuracies = [accuracy(those, statistics) for statistics in STATISTICS]
             yield (str(key["bits"]), key["weights"] + steps, key.get("groups", ""), *accuracies,
                    common.significant(error, 3), f"{those[0]['bytes']:,}")  # fmt: skip
