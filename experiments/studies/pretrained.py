@@ -219,7 +219,8 @@ def table(rows: Sequence[Row], title: str) -> Table:
             recipe = key.get("recipe", {})
             steps = f", {recipe['soft_epochs'] + recipe['hard_epochs']} steps" if recipe else ""
             if recipe and key["weights"] == TUNED["mec"]:
-                masses = {"lloyd_max": "Lloyd-Max masses", None: "equal mass"}.get(recipe.get("prior"), "trained masses")
+                names = {"lloyd_max": "Lloyd-Max masses", None: "equal mass", "learned": "trained masses"}
+                masses = names[recipe.get("prior")]
                 steps = f", {masses}, epsilon from {recipe['epsilon_start']:g}{steps}"
             accuracies = [accuracy(those, statistics) for statistics in STATISTICS]
             yield (str(key["bits"]), key["weights"] + steps, key.get("groups", ""), *accuracies,
