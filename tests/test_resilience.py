@@ -261,7 +261,7 @@ def test_a_run_rolls_back_and_goes_on_in_another_order(tmp_path):
     assert [r["step"] for r in records if "loss" in r] == [1, 11, 12, 13, 23, 24]
     assert all(r["loss"] is not None for r in records if "loss" in r)
     record = json.loads((tmp_path / "whole" / "checkpoints" / "float" / "24" / "about" / "metadata").read_text())
-    assert record["about"] == {"epoch": 2, "batch": 0, "roll_backs": 1}
+    assert record["about"] == {"epoch": 2, "batch": 0, "roll_backs": 1, "per_epoch": 12}
     stops = iter([False] * 20 + [True])  # two steps after the roll-back
     with pytest.raises(Preempted, match="at step 18;"), pytest.warns(UserWarning, match=told):
         runs.run(config, tmp_path / "parts", task=poisoned(config, 1, 6), stop=lambda: next(stops))
