@@ -17,6 +17,7 @@ from pathlib import Path
 
 from experiments import config as configs
 from experiments import run as runs
+from experiments import status
 from experiments.collect import collect, finished, of_config, rows_of
 from experiments.config import Config
 from experiments.divergence import Diverged
@@ -118,14 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     options, overrides = parser.parse_known_args(arguments)
     try:
-        print(run(options.name, options.seeds, options.runs, overrides, options.minutes))
+        return status.of(lambda: print(run(options.name, options.seeds, options.runs, overrides, options.minutes)),
+                         (ValueError, OSError, Diverged))  # fmt: skip
     except Preempted:
         print("paused, with a checkpoint; the same command goes on", file=sys.stderr)
         return EXIT_STATUS
-    except (ValueError, OSError, Diverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import status
 from experiments.config import Config
 from experiments.rows import Row, markdown
 from experiments.runfolder import atomic_write_text, read_metrics, to_json
@@ -160,12 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", help="folder in experiments/results")
     parser.add_argument("runs", nargs="+", type=Path)
     options = parser.parse_args(arguments)
-    try:
-        print(collect(options.name, options.runs))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status.of(lambda: print(collect(options.name, options.runs)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from experiments.classify import Classifier
 from experiments.config import Config
 from experiments.decode import Size
 from experiments.stream import Example, Records, Stream, open_tfds
-from experiments.task import Source, parts, refuse
+from experiments.task import OfSources, parts, refuse
 
 # Of ImageNet's train pixels scaled to [0, 1], as published networks use them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,24 +24,14 @@ _HINT = ("imagenet2012 is not downloaded by itself: ask for ILSVRC2012_img_train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task(Classifier):
+class Task(Classifier, OfSources):
     """A classifier of streams of {"image": uint8 [b, h, w, 3], "label": int32 [b]}."""
 
-    train_source: Source
-    test_source: Source
     test_batch: ClassVar[int] = 256
 
     @property
     def statistics(self) -> tuple[Sequence[float], Sequence[float]]:
         return MEAN, STD
-
-    @property
-    def train(self) -> Source:
-        return self.train_source
-
-    @property
-    def test(self) -> Source:
-        return self.test_source
 
     def augmented(self, rng: jax.Array, images: jax.Array) -> jax.Array:
         """As they are: the stream has cut them."""

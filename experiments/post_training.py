@@ -21,7 +21,8 @@ from experiments.config import Config
 from experiments.task import Batch, Task
 from mecq_jax import MEC, STE, hardening, tree
 from mecq_jax.grouping import to_groups
-from mecq_jax.rules import Plan, Rule, default_rules, flatten, make_plan
+from mecq_jax.rules import Plan, Rule, flatten, make_plan
+from mecq_jax.training import Metrics, Trainer, TrainState
 
 BOUNDS = ("absmax", "least_squares")
 SHARES = 100  # bounds that are tried, as equal parts of the largest magnitude
@@ -114,7 +115,6 @@ def _hardened(plan: Plan, params: Any, quant: tree.QuantTree, state: tree.StateT
     return Quantized(plan, quant, state, tree.codes_tree(plan, params, quant, state))
 
 
-
 def batches_of(task: Task, batch: int, seed: int) -> Iterator[Batch]:
     """Batches of shuffled epochs without end."""
     for number in count(1):
@@ -131,21 +131,31 @@ def fine_tune(
     phases = recipe.phases(config)
     if not phases:
         raise ValueError("soft_epochs = hard_epochs = 0: a fine-tune has at least one step")
-    rules = default_rules(config.quantizer(), task.order)
-    plan, quant, quant_state = tree.quantize_tree(task.params, rules)
+    plan, quant, quant_state = tree.quantize_tree(task.params, config.rules(task.order))
     trainer = recipe.quantized_trainer(config, plan, task.loss_fn, 1)
     params, model_state = jax.tree.map(lambda x: jnp.array(x, copy=True), (task.params, task.model_state))
     state = trainer.init(params, quant, quant_state, model_state, jax.random.key(config.seed))
+
+    def told(done: int, metrics: Metrics) -> None:
+        if not np.isfinite(metrics.loss):
+            raise ValueError(f"the loss is {metrics.loss} at step {done} of {len(phases)}; lower learning_rate = "
+                             f"{config.learning_rate:g}")
+        progress(f"{config.method} k = {config.k}", done, len(phases))
+
+    found, state = trained(trainer, state, phases, batches_of(task, config.batch, config.seed), told)
+    return found, state.params, state.model_state
+
+
+def trained(trainer: Trainer, state: TrainState, phases: Sequence[str], batches: Iterator[Any],
+            told: Callable[[int, Metrics], None]) -> tuple[Quantized, TrainState]:
+    """What the levels and the state are after a step of each phase, 'soft' or 'hard'; told(steps done, metrics)."""
     steps = {"soft": jax.jit(trainer.soft_step, donate_argnums=0), "hard": jax.jit(trainer.hard_step, donate_argnums=0)}
-    settle, batches = jax.jit(trainer.settle), batches_of(task, config.batch, config.seed)
+    settle = jax.jit(trainer.settle)
     for i, phase in enumerate(phases):
         if phase == "hard" and "hard" not in phases[:i]:
             state = settle(state)
         state, metrics = steps[phase](state, next(batches))
-        if not np.isfinite(metrics.loss):
-            raise ValueError(f"the loss is {metrics.loss} at step {i + 1} of {len(phases)}; lower learning_rate = "
-                             f"{config.learning_rate:g}")
-        progress(f"{config.method} k = {config.k}", i + 1, len(phases))
+        told(i + 1, metrics)
     if "hard" not in phases:
         state = settle(state)
-    return Quantized(plan, state.quant, state.quant_state, state.codes), state.params, state.model_state
+    return Quantized(trainer.plan, state.quant, state.quant_state, state.codes), state

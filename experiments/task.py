@@ -156,6 +156,22 @@ class Task(ABC):
         return MEASURES[self.measure]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfSources(Task):
+    """A task whose examples come from sources that it is given."""
+
+    train_source: Source
+    test_source: Source
+
+    @property
+    def train(self) -> Source:
+        return self.train_source
+
+    @property
+    def test(self) -> Source:
+        return self.test_source
+
+
 def refuse(config: Config, names: Sequence[str], why: str) -> None:
     """Raises ValueError at a field of `names` that is not as by default; why: what makes it mean nothing here."""
     for name in names:

@@ -21,7 +21,7 @@ ADVICE = "qwix is not installed, its row is left out: pip install -c constraints
 
 def qwix_task(task: Task, config: Config) -> Task:
     """The task with qwix's rounding in the layers that our rules would quantize; parameters stay as they are."""
-    plan = rules.make_plan(task.params, rules.default_rules(config.quantizer(), task.order))
+    plan = rules.make_plan(task.params, config.rules(task.order))
     layers = "|".join(re.escape(path.removesuffix("/kernel")) for path in plan.quantizers)
     model = nnx.merge(task.graphdef, nnx.State(task.params), nnx.State(task.model_state))
     model = with_qwix(model, layers, config.k, (2, *task.dataset.train_images.shape[1:]))

@@ -29,7 +29,7 @@ from experiments.config import Config
 from experiments.recipe import float_trainer, phases, quantized_trainer
 from experiments.runfolder import atomic_write_text
 from mecq_jax import tree
-from mecq_jax.rules import Plan, Rule, default_rules
+from mecq_jax.rules import Plan, Rule
 from mecq_jax.training import Trainer, TrainState
 
 # Fields of a config in which the members of a team may differ: numbers that only enter the step's arithmetic.
@@ -56,7 +56,7 @@ class Team:
                  together: bool | None = None, rules: Sequence[Rule] | None = None):
         """config: of all members, in which `TRACED` are defaults; quantized: False trains the float weights on;
         rules: of the quantized layers (None: the config's quantizer in all but the first and the last)."""
-        self.rules = default_rules(config.quantizer(), task.order) if rules is None else rules
+        self.rules = config.rules(task.order) if rules is None else rules
         self.task, self.config, self.plan = task, config, Plan({}, {})
         self.together = jax.default_backend() != "cpu" if together is None else together
         self.images, self.labels = jnp.asarray(task.dataset.train_images), jnp.asarray(task.dataset.train_labels)

@@ -26,7 +26,7 @@ from experiments.decode import Size
 from experiments.recipe import quantized_trainer
 from experiments.rows import Row
 from experiments.stream import THREADS, Example, Stream
-from mecq_jax import default_rules, quantize_tree
+from mecq_jax import quantize_tree
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imagenet_resnet18_w2.py"
 SIZE = (375, 500)
@@ -73,7 +73,7 @@ def step_rate(config: Config, repeats: int) -> float:
     """images/s of the soft step on a batch that is there already."""
     photographs = Photographs(2, config.batch)
     task = imagenet.make_task(config, {"train": photographs, "validation": photographs})
-    plan, quant, state = quantize_tree(task.params, default_rules(config.quantizer(), task.order))
+    plan, quant, state = quantize_tree(task.params, config.rules(task.order))
     trainer = quantized_trainer(config, plan, task.loss_fn, 100)
     start = trainer.init(task.params, quant, state, task.model_state, jax.random.key(0))
     batch = next(iter(task.train.once(config.batch)))

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import post_training, status
 from experiments.language.llama2c import Tokenizer
 from experiments.language.story_network import Network, convert, fetch, made_up, start_of, story
 from experiments.post_training import Quantized, round_to_nearest, transport_weights
@@ -96,19 +97,17 @@ def tuned(network: Network, start: Any, stories: np.ndarray, k: int, budget: Bud
     )  # fmt: skip
     copies = jax.tree.map(jnp.copy, trained)
     now = trainer.init(copies, quant, state, {}, jax.random.key(0))
-    soft_step, hard_step = (jax.jit(step, donate_argnums=0) for step in (trainer.soft_step, trainer.hard_step))
     order = np.random.default_rng(0)
-    for i in range(budget.steps):
-        if i == budget.steps - hard:
-            now = jax.jit(trainer.settle)(now)
-        step = soft_step if i < budget.steps - hard else hard_step
-        batch = stories[order.choice(len(stories), budget.batch, replace=False)]
-        now, metrics = step(now, (batch, frozen, network.params))
-        if i % 10 == 0 or i == budget.steps - 1:
-            print(f"  step {i + 1} of {budget.steps}: KL {float(metrics.task):.4f}", flush=True)
-    if not hard:
-        now = jax.jit(trainer.settle)(now)
-    return Quantized(plan, now.quant, now.quant_state, now.codes), now.params
+    batches = ((stories[order.choice(len(stories), budget.batch, replace=False)], frozen, network.params)
+               for _ in range(budget.steps))  # fmt: skip
+
+    def told(done: int, metrics: training.Metrics) -> None:
+        if done % 10 == 1 or done == budget.steps:
+            print(f"  step {done} of {budget.steps}: KL {float(metrics.task):.4f}", flush=True)
+
+    phases = ["soft"] * (budget.steps - hard) + ["hard"] * hard
+    found, now = post_training.trained(trainer, now, phases, batches, told)
+    return found, now.params
 
 
 def stories(network: Network, folder: Path, budget: Budget) -> tuple[np.ndarray, np.ndarray]:
@@ -191,17 +190,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     fields: dict[str, Any] = {field.name: given[field.name] for field in dataclasses.fields(Budget)}
     budget = Budget(**fields | {"bits": tuple(given["bits"])})
-    try:
+
+    def run() -> None:
         work = given["network"] / "tiny" if given["tiny"] else given["network"]
         if given["fetch"] and not (work / "llama2.data").is_file():
             fetch(work)
         work.mkdir(parents=True, exist_ok=True)
         network, tokenizer = made_up() if given["tiny"] else convert(work)
         compare(network, tokenizer, given["folder"], work, budget, given["prompt"])
-    except (FetchError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return status.of(run, (FetchError, ValueError, OSError))
 
 
 if __name__ == "__main__":

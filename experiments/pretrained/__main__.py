@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import data
+from experiments import data, status
 from experiments.pretrained.fetch import FetchError, fetch
 from experiments.pretrained.networks import NETWORKS, make_task, network, write_float_run
 
@@ -24,19 +24,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="float_run: the folder to write (default: runs/NETWORK)")
     parser.add_argument("--data_dir", help="float_run: of the data set, whose mean and std the weights need")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         if options.action == "fetch":
             print(fetch(options.network, options.folder))
-            return 0
+            return
         net, path = network(options.network), options.folder / f"{options.network}.safetensors"
         task = make_task(net, path, data.load(net.dataset, options.data_dir))
         out = options.out or Path("runs") / options.network
         print(f"{write_float_run(task, out)}: use it with --model={net.model} --width={net.width} "
               f"--dataset={net.dataset} --float_run={out}")
-    except (FetchError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return status.of(run, (FetchError, OSError, ValueError))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.patches import Patch
 
-from experiments import tasks
+from experiments import status, tasks
 from experiments.config import Config
 from experiments.plots import panels
 from experiments.run import unflatten
@@ -112,12 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    try:
-        draw(options.folder, options.images, options.output, options.data_dir)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status.of(lambda: draw(options.folder, options.images, options.output, options.data_dir))
 
 
 if __name__ == "__main__":

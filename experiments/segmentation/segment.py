@@ -9,10 +9,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from experiments import augment, task
+from experiments import augment
 from experiments.config import Config
 from experiments.segmentation import masks, networks, scaling
-from experiments.task import Examples, Source, parts, refuse, rest_of
+from experiments.task import Examples, OfSources, parts, refuse, rest_of
 
 DATASETS = {"folder": None, "camvid": masks.CAMVID}
 OVERLAP = 1 / 3
@@ -20,30 +20,20 @@ UNUSED = ("downscale", "context", "label_smoothing", "mixup")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task(task.Task):
+class Task(OfSources):
     """A network that gives logits for every pixel, and images with masks: batches of 'image' uint8 [b, h, w, 3] and
     'label' int [b, h, w].
 
-    train_source, test_source: where the batches come from; classes: names, colours and the label to ignore; mean, std:
+    classes: names, colours and the label to ignore; mean, std:
     of each channel of the pixels / 255.
     """
 
-    train_source: Source
-    test_source: Source
     classes: masks.Classes
     mean: Sequence[float]
     std: Sequence[float]
 
     measure: ClassVar[str] = "miou"
     test_batch: ClassVar[int] = 8
-
-    @property
-    def train(self) -> Source:
-        return self.train_source
-
-    @property
-    def test(self) -> Source:
-        return self.test_source
 
     def of_config(self, config: Config) -> "Task":
         """The same data with the model that another config names, which must be of the same data set and size."""

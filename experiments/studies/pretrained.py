@@ -28,7 +28,7 @@ import jax
 import numpy as np
 
 from experiments import config as configs
-from experiments import data
+from experiments import data, status
 from experiments.classify import Task
 from experiments.post_training import (
     Quantized,
@@ -272,13 +272,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(inspect.cleandoc(__doc__ or ""))
         print(*(f"  --{f.name}={f.default}" for f in dataclasses.fields(Config)), sep="\n")
         return 0
-    try:
+
+    def work() -> None:
         config, out = common.parse(Config, [f"--out={RESULTS}", *arguments], "pretrained")
         print(compute(config, out, told=lambda line: print(line, flush=True)))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return status.of(work)
 
 
 if __name__ == "__main__":
