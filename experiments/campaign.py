@@ -1,10 +1,10 @@
 """All runs behind a table, one after the other:  python -m experiments.campaign NAME [--minutes M] [--field=value ...]
 
 For every seed a float network, from it each number of levels with each method, and the float network trained on under
-the same recipe; then the table, by `experiments.collect`, in experiments/results/NAME. The same command goes on where
-it stopped (exit status 75): with --minutes any short stretch of a machine's time moves the table on. Runs are in --runs
-(runs/), named as `experiments.train` names them, with the method and a seed above 0 behind; a run whose row the results
-hold is not trained again. Fields, such as --data_dir=..., go to all.
+the same recipe; after each its row and the table, by `experiments.collect`, in experiments/results/NAME. The same
+command goes on where it stopped (exit status 75): with --minutes any short stretch of a machine's time moves the table
+on. Runs are in --runs (runs/), named as `experiments.train` names them, with the method and a seed above 0 behind; one
+whose row the results hold is not trained again. Fields, such as --data_dir=..., go to all.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments import config as configs
 from experiments import run as runs
 from experiments import status
-from experiments.collect import collect, finished, of_config, rows_of
+from experiments.collect import RESULTS, collect, finished, of_config, rows_of
 from experiments.config import Config
 from experiments.divergence import Diverged
 from experiments.preemption import EXIT_STATUS, Preempted, stop_on_sigterm
@@ -45,7 +45,8 @@ CAMPAIGNS = {
                                  quantized=("camvid_segformer_w2", "camvid_segformer_w3", "camvid_segformer_w4")),
     "camvid_deeplab": Campaign(floating="camvid_deeplab18_float",
                                quantized=("camvid_deeplab18_w2", "camvid_deeplab18_w3", "camvid_deeplab18_w4")),
-    "text8_large": Campaign(floating="text8_llama_large_float", quantized=("text8_llama_large_w2",)),
+    "text8_large": Campaign(floating="text8_llama_large_float",
+                            quantized=("text8_llama_large_w2", "text8_llama_large_w3")),
     **{name: Campaign(floating=f"{name}_float", quantized=tuple(f"{name}_w{bits}" for bits in (2, 3, 4)))
        for name in ("cifar100_resnet20", "imagenet_resnet18", "imagenet_resnet50", "imagenet_mobilenetv2",
                     "imagenet_deit_s", "ade20k_deeplab_resnet50", "ade20k_segformer_b0")},
@@ -72,8 +73,9 @@ def plan(campaign: Campaign, seeds: int, root: Path, overrides: Sequence[str] = 
         yield named(name, seed, "float"), of_seed(name, method="float", **common)
 
 
-def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minutes: float = float("inf")) -> str:
-    """Train what is missing and write the table; its text.
+def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minutes: float = float("inf"),
+        results: Path = RESULTS) -> str:
+    """Train what is missing and write the table in the folder `name` of `results`; its text.
 
     Raises:
       preemption.Preempted: when the minutes are over; what is done is kept.
@@ -84,8 +86,13 @@ def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minute
         raise ValueError(f"{own[0]}: a campaign gives each run its own; use experiments.train for a single one")
     end = time.monotonic() + 60 * minutes
     planned = dict(plan(CAMPAIGNS[name], seeds, root, overrides))
-    rows = {row["run"]: row for row in rows_of(name)}
-    missing = [folder for folder, config in planned.items() if not is_of(rows.get(folder.name), config)]
+    out = results / name
+    rows = {row["run"]: row for row in rows_of(out)}
+    for folder, config in planned.items():
+        if folder.name in rows and not is_of(rows[folder.name], config):
+            raise ValueError(f"{out} holds a row of {folder.name} by another config; give another --results, or delete "
+                             "its rows.jsonl")
+    missing = [folder for folder in planned if folder.name not in rows]
     starts = {Path(planned[folder].float_run or folder) for folder in missing}
     for folder, config in planned.items():
         path = folder / "config.json"
@@ -94,7 +101,8 @@ def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minute
     for folder, config in planned.items():
         if folder in {*missing, *starts} and not finished(folder):
             train(config, folder, end)
-    return collect(name, [folder for folder in planned if finished(folder)])
+            collect(out, [folder])
+    return collect(out, [folder for folder in planned if finished(folder)])
 
 
 def train(config: Config, folder: Path, end: float) -> None:
@@ -104,9 +112,9 @@ def train(config: Config, folder: Path, end: float) -> None:
                  stop=lambda: asked() or time.monotonic() > end)  # fmt: skip
 
 
-def is_of(row: Row | None, config: Config) -> bool:
+def is_of(row: Row, config: Config) -> bool:
     """Whether a row is of a run of this config, on whatever machine; fields newer than the row have their defaults."""
-    return row is not None and of_config(row["config"]) == of_config(dataclasses.asdict(config))
+    return of_config(row["config"]) == of_config(dataclasses.asdict(config))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,10 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options, overrides = parser.parse_known_args(arguments)
+    where = (options.runs, overrides, options.minutes, options.results)
     try:
-        return status.of(lambda: print(run(options.name, options.seeds, options.runs, overrides, options.minutes)),
-                         (ValueError, OSError, Diverged))  # fmt: skip
+        return status.of(lambda: print(run(options.name, options.seeds, *where)), (ValueError, OSError, Diverged))
     except Preempted:
         print("paused, with a checkpoint; the same command goes on", file=sys.stderr)
         return EXIT_STATUS

@@ -134,16 +134,15 @@ def _name(row: Row) -> str:
     return f"{row['method']}, {row['k']} levels" + ("" if trains(row) else ", not trained")
 
 
-def rows_of(name: str) -> list[Row]:
-    """The rows that results hold."""
-    path = RESULTS / name / "rows.jsonl"
+def rows_of(folder: Path) -> list[Row]:
+    """The rows that a folder of results holds."""
+    path = folder / "rows.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-def collect(name: str, folders: Sequence[Path]) -> str:
-    """Write rows, logs and table; the table's text. Rows of other runs that are there stay."""
-    out = RESULTS / name
-    rows = {row["run"]: row for row in [*rows_of(name), *map(row_of, folders)]}
+def collect(out: Path, folders: Sequence[Path]) -> str:
+    """Write rows, logs and table in the folder `out`; the table's text. Rows of other runs that are there stay."""
+    rows = {row["run"]: row for row in [*rows_of(out), *map(row_of, folders)]}
     text = table(list(rows.values()))
     (out / "log").mkdir(parents=True, exist_ok=True)
     for folder in folders:
@@ -161,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", help="folder in experiments/results")
     parser.add_argument("runs", nargs="+", type=Path)
     options = parser.parse_args(arguments)
-    return status.of(lambda: print(collect(options.name, options.runs)))
+    return status.of(lambda: print(collect(RESULTS / options.name, options.runs)))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def of_arena(name: str) -> Panel:
 
 def of_runs(name: str) -> Panel:
     """A panel of the rows that `experiments.collect` wrote; bytes of the files."""
-    rows = [row for row in rows_of(name) if trains(row)]
+    rows = [row for row in rows_of(RESULTS / name) if trains(row)]
     measure, config = rows[0]["measure"], rows[0]["config"]
     kind = MEASURES[measure]
     found: dict[str, dict[float, list[float]]] = {FIRST: {}}

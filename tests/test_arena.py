@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ import optax
 import pytest
 from flax import nnx
 
+from experiments import campaign, models, suite
 from experiments import config as configs
-from experiments import models, suite
 from experiments.arena import __main__ as command
 from experiments.arena import protocol, recipe
 from experiments.arena.methods import METHODS
@@ -163,26 +164,6 @@ def test_every_rival_has_its_place_and_the_same_budget():
         assert len(method.knob) == 2 and all(set(numbers) <= set(TRACED) for numbers in method.knob)
 
 
-TINY_ARENA = """
-from experiments.arena.protocol import Arena
-from experiments.config import Config
-arena = Arena(config=Config(model="norm_mlp", compute="bfloat16", width=8, batch=128, train_size=300, float_epochs=2,
-                            soft_epochs=1, hard_epochs=0),
-              learning_rates=(2e-3,), methods=("lsq",), seeds=1)
-"""
-
-
-def test_the_suite_pauses_and_goes_on_at_tiny_size(tmp_path, capsys):
-    path = tmp_path / "tiny.py"
-    path.write_text(TINY_ARENA)
-    arguments = [str(path), "--folder", str(tmp_path / "results")]
-    assert suite.main([*arguments, "--minutes", "0"]) == 0 and "the same command goes on" in capsys.readouterr().out
-    assert suite.main(arguments) == 0 and "| 4 | lsq |" in capsys.readouterr().out
-    assert (tmp_path / "results" / "tiny" / "table.md").is_file()
-    with pytest.raises(SystemExit):
-        suite.main(["--minutes", "soon"])
-
-
 def test_bfloat16_computes_near_float32_and_keeps_float32_state(task):
     half = dataclasses.replace(task, config=dataclasses.replace(task.config, compute="bfloat16"))
     batch = {"image": task.dataset.train_images[:256], "label": task.dataset.train_labels[:256]}
@@ -230,8 +211,8 @@ def test_qwix_rounds_the_layers_that_ours_do(task):
 
 @pytest.mark.fast
 def test_the_arenas_that_come_along_build_their_models_and_every_method():
-    paths = sorted(suite.CONFIGS.glob("*.py"))
-    assert {path.stem for path in paths} >= {*suite.REAL, "cifar10_small", "fashion_small"}
+    paths = sorted((campaign.CONFIGS / "arena").glob("*.py"))
+    assert {path.stem for path in paths} >= {*map(os.path.basename, suite.ARENAS), "cifar10_small", "fashion_small"}
     for path in paths:
         arena = configs.load_object(path, "arena", Arena)
         assert set(arena.methods) == set(METHODS)

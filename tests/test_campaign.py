@@ -7,13 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from experiments import campaign, collect
+from experiments import campaign, collect, suite
 from experiments.campaign import Campaign
 from experiments.runfolder import read_metrics
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 TINY = ["--model=norm_mlp", "--train_size=96", "--width=8", "--batch=16", "--float_epochs=1", "--soft_epochs=1",
         "--hard_epochs=1"]  # fmt: skip
+TINY_ARENA = """
+from experiments.arena.protocol import Arena
+from experiments.config import Config
+arena = Arena(config=Config(model="norm_mlp", compute="bfloat16", width=8, batch=128, train_size=300, float_epochs=2,
+                            soft_epochs=1, hard_epochs=0),
+              learning_rates=(2e-3,), methods=("lsq",), seeds=1)
+"""
+ABSENT = """
+import dataclasses
+config = dataclasses.replace(config, task="segment", dataset="camvid", size=(24, 32), augment="none", pad=0)
+"""
 
 
 @pytest.fixture
@@ -25,7 +36,6 @@ def digits(monkeypatch, tmp_path):
     chosen = Campaign(floating="digits_cnn_float", quantized=("digits_cnn_w2",))
     monkeypatch.setitem(campaign.CAMPAIGNS, "digits", chosen)
     monkeypatch.setattr(campaign, "CONFIGS", tmp_path)
-    monkeypatch.setattr(collect, "RESULTS", tmp_path / "results")
     return tmp_path
 
 
@@ -45,7 +55,7 @@ def test_every_run_comes_after_the_float_network_that_it_starts_from(name, tmp_p
 
 
 def test_a_campaign_pauses_and_goes_on_to_its_table(digits, capsys):
-    command = ["digits", "--seeds=1", "--runs", str(digits / "runs"), *TINY]
+    command = ["digits", "--seeds=1", "--runs", str(digits / "runs"), "--results", str(digits / "results"), *TINY]
     assert campaign.main([*command, "--minutes=0"]) == 75
     assert "the same command goes on" in capsys.readouterr().err
     assert not (digits / "results").exists()
@@ -59,6 +69,8 @@ def test_a_campaign_pauses_and_goes_on_to_its_table(digits, capsys):
     assert campaign.main(command) == 0  # nothing is left to train
     assert before == {name: (digits / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in runs}
     assert campaign.main([*command, "--learning_rate=0.5"]) == 2
+    assert "holds a row of digits_cnn_float by another config" in capsys.readouterr().err
+    assert campaign.main([*command, "--learning_rate=0.5", "--results", str(digits / "others")]) == 2
     assert "holds a run of another config" in capsys.readouterr().err
     shutil.rmtree(digits / "runs")
     assert campaign.main(command) == 0 and not (digits / "runs").exists()  # the rows are enough
@@ -68,7 +80,19 @@ def test_a_campaign_pauses_and_goes_on_to_its_table(digits, capsys):
     config = chosen[digits / "runs" / "digits_cnn_w2_lsq"]
     row = next(row for row in rows if row["method"] == "lsq")
     assert campaign.is_of(row, config) and not campaign.is_of(row, dataclasses.replace(config, learning_rate=1.0))
-    assert not campaign.is_of(None, config)
+
+
+def test_each_row_is_kept_as_its_run_ends(digits, monkeypatch):
+    train, count = campaign.train, iter(range(9))
+
+    def twice(config, folder, end):
+        train(config, folder, end if next(count) < 2 else 0.0)
+
+    monkeypatch.setattr(campaign, "train", twice)
+    command = ["digits", "--seeds=1", "--runs", str(digits / "runs"), "--results", str(digits / "results"), *TINY]
+    assert campaign.main(command) == 75
+    assert {row["run"] for row in collect.rows_of(digits / "results" / "digits")} == {"digits_cnn_float",
+                                                                                      "digits_cnn_w2"}
 
 
 def test_an_unknown_campaign_is_refused(capsys):
@@ -76,3 +100,31 @@ def test_an_unknown_campaign_is_refused(capsys):
     assert "unknown campaign 'imagenet'; the campaigns are camvid, text8" in capsys.readouterr().err
     assert campaign.main(["camvid", "--seed=3"]) == 2
     assert "--seed=3: a campaign gives each run its own" in capsys.readouterr().err
+
+
+def test_the_suite_pauses_goes_on_and_says_what_cannot_run(digits, monkeypatch, capsys):
+    (digits / "arena").mkdir()
+    (digits / "arena" / "tiny.py").write_text(TINY_ARENA)
+    (digits / "absent.py").write_text((digits / "digits_cnn_float.py").read_text() + ABSENT)
+    monkeypatch.setitem(campaign.CAMPAIGNS, "absent", Campaign(floating="absent", quantized=("absent",)))
+    monkeypatch.setattr(suite, "ARENAS", ("arena/tiny",))
+    monkeypatch.setattr(suite, "NAMES", ("arena/tiny", "absent", "digits"))
+    places = ["--runs", str(digits / "runs"), "--results", str(digits / "results"), "--data", f"camvid={digits}"]
+    command = [*places, "--seeds=1", *TINY]
+    assert suite.main([*command, "--minutes=0"]) == 75
+    assert "paused in arena/tiny" in capsys.readouterr().err
+    assert suite.main([*command, "--minutes=0", "digits"]) == 75
+    assert "paused in digits" in capsys.readouterr().err
+    assert suite.main(command) == 2  # what is there is trained all the same
+    out, err = capsys.readouterr()
+    assert "| 4 | lsq |" in out and "| mec, 4 levels |" in out
+    assert err.count("error:") == 1 and f"error: absent: {digits}/train/images is not a folder" in err
+    assert suite.main([*command, "arena/tiny", "digits"]) == 0
+    for wrong in (["tiny"], ["--data=camvid"], ["--minutes=soon"]):
+        with pytest.raises(SystemExit):
+            suite.main(wrong)
+
+
+def test_the_suite_holds_every_campaign_that_a_cpu_cannot_train():
+    assert {*suite.NAMES} == {*suite.ARENAS, *campaign.CAMPAIGNS} - {*suite.ON_A_CPU}
+    assert all((suite.campaign.CONFIGS / f"{name}.py").is_file() for name in suite.ARENAS)

@@ -37,7 +37,7 @@ def results(tmp_path, monkeypatch):
 
 
 def test_a_table_has_a_line_for_what_differs_in_more_than_the_seed(folders, results):
-    text = collect.collect("digits", folders)
+    text = collect.collect(results / "digits", folders)
     assert (results / "digits" / "table.md").read_text() == text
     lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines()]
     assert lines[0][2] == "accuracy, %"
@@ -69,7 +69,7 @@ def test_what_cannot_be_collected_is_refused(folders, results, capsys):
 
 
 def test_panels_hold_the_means_of_the_rows(folders, results):
-    collect.collect("digits", folders)
+    collect.collect(results / "digits", folders)
     panel = gallery.of_runs("digits")
     rows = [collect.row_of(f) for f in folders]
     assert panel.scores["mec"] == {2.0: pytest.approx(50 * (rows[0]["hard"] + rows[1]["hard"]))}
