@@ -1,7 +1,8 @@
 """Networks as others publish them, as ordinary NNX modules: what their trained weights need, nothing of ours.
 
 PyTorch's padding is the one difference that matters: a 3x3 convolution of stride 2 pads one pixel on every side, where
-Flax's 'SAME' pads images of even size below and to the right alone, and so looks at other pixels.
+Flax's 'SAME' pads images of even size below and to the right alone, and so looks at other pixels. Keras pads as Flax
+does; its convolutions have biases, though a norm follows, and the norms' epsilon is 1e-3.
 """
 
 from collections.abc import Callable, Sequence
@@ -79,7 +80,75 @@ class TorchResNet(nnx.Module):
         return self.linear(jnp.mean(x, axis=(1, 2)))
 
 
+class KerasBlock(nnx.Module):
+    """Convolutions of `sizes` x `sizes` to `widths` channels around a shortcut, the stride in the first of them; where
+    the shape changes the shortcut is a 1x1 convolution, with a norm if `normed`."""
+
+    def __init__(self, width_in: int, sizes: Sequence[int], widths: Sequence[int], stride: int, normed: bool,
+                 rngs: nnx.Rngs):
+        convs, inner = [], width_in
+        for i, (size, width) in enumerate(zip(sizes, widths, strict=True)):
+            convs.append(nnx.Conv(inner, width, (size, size), strides=1 if i else stride, rngs=rngs))
+            inner = width
+        self.convs = nnx.List(convs)
+        self.norms = nnx.List([_keras_norm(width, rngs) for width in widths])
+        self.changes = stride != 1 or width_in != inner
+        if self.changes:
+            self.shortcut = nnx.Conv(width_in, inner, (1, 1), strides=stride, rngs=rngs)
+            self.shortcut_norm = _keras_norm(inner, rngs) if normed else None
+
+    def __call__(self, x: Array) -> Array:
+        y = x
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            y = norm(conv(nnx.relu(y) if i else y))
+        if self.changes:
+            x = self.shortcut(x)
+            x = x if self.shortcut_norm is None else self.shortcut_norm(x)
+        return nnx.relu(x + y)
+
+
+class KerasResNet(nnx.Module):
+    """Stages of `blocks` blocks, widths w, 2w, 4w, ..., each but the first with stride 2 in its first block.
+
+    By default MLPerf Tiny's ResNet-8 for CIFAR-10 (Banbury et al., 2021, arXiv 2106.07597) at w = 16. `bottleneck`:
+    1x1, 3x3, 1x1 to 4 times the width, norms on the shortcuts, and a stem of 7x7 and 3x3 pooling: keras-applications'
+    ResNet50 with (3, 4, 6, 3) at w = 64.
+    """
+
+    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs,
+                 blocks: Sequence[int] = (1, 1, 1), bottleneck: bool = False):
+        self.pixels = Pixels(channels)
+        if bottleneck:
+            self.stem = nnx.Conv(channels, width, (7, 7), strides=2, padding=3, rngs=rngs)
+        else:
+            self.stem = nnx.Conv(channels, width, (3, 3), rngs=rngs)
+        self.stem_norm = _keras_norm(width, rngs)
+        found, inner = [], width
+        for stage, count in enumerate(blocks):
+            wide = width << stage
+            sizes, widths = ((1, 3, 1), (wide, wide, 4 * wide)) if bottleneck else ((3, 3), (wide, wide))
+            for i in range(count):
+                found.append(KerasBlock(inner, sizes, widths, 2 if stage and not i else 1, bottleneck, rngs))
+                inner = widths[-1]
+        self.blocks, self.pools = nnx.List(found), bottleneck
+        self.head = nnx.Linear(inner, classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b classes"]:
+        x = nnx.relu(self.stem_norm(self.stem(self.pixels(x))))
+        if self.pools:
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(jnp.mean(x, axis=(1, 2)))
+
+
+def _keras_norm(width: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    return nnx.BatchNorm(width, momentum=0.9, epsilon=1e-3, rngs=rngs)
+
+
 FOREIGN: dict[str, Callable[..., nnx.Module]] = {
     "torch_resnet56": partial(TorchResNet, blocks=(9, 9, 9)),
     "torch_resnet18": partial(TorchResNet, blocks=(2, 2, 2, 2)),
+    "keras_resnet8": KerasResNet,
+    "keras_resnet50": partial(KerasResNet, blocks=(3, 4, 6, 3), bottleneck=True),
 }

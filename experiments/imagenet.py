@@ -13,12 +13,10 @@ from experiments import decode, imagenet_models
 from experiments.classify import Classifier
 from experiments.config import Config
 from experiments.decode import Size
+from experiments.imagenet_models import CLASSES, MEAN, STD
 from experiments.stream import Example, Records, Stream, open_tfds
 from experiments.task import OfSources, parts, refuse
 
-# Of ImageNet's train pixels scaled to [0, 1], as published networks use them.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLASSES = {"imagenet2012": 1000}
 _HINT = ("imagenet2012 is not downloaded by itself: ask for ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar on "
          "image-net.org and put both in <data_dir>/downloads/manual before you prepare it.")
 

@@ -9,8 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from experiments.foreign_models import FOREIGN
 from experiments.models import TransformerBlock
 
+CLASSES = {"imagenet2012": 1000}
+# Of ImageNet's train pixels scaled to [0, 1], as published networks use them.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -190,6 +194,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
 
 def build(name: str, channels: int, size: int, classes: int, width: int, seed: int) -> nnx.Module:
     """The model `name` with weights drawn from `seed`, for images [size, size, channels]."""
-    if name not in MODELS:
-        raise ValueError(f"model {name!r} is not one of {sorted(MODELS)}")
-    return MODELS[name](channels, size, classes, width, rngs=nnx.Rngs(jax.random.key(seed)))
+    known = MODELS | FOREIGN
+    if name not in known:
+        raise ValueError(f"model {name!r} is not one of {sorted(known)}")
+    return known[name](channels, size, classes, width, rngs=nnx.Rngs(jax.random.key(seed)))

@@ -17,8 +17,8 @@ from experiments.classify import make_task as classify
 from experiments.config import Config
 from experiments.foreign_models import TorchBlock, TorchResNet
 from experiments.pretrained import fetch, networks
+from experiments.pretrained.maps import TORCH_RESNET, norm_rules
 from experiments.pretrained.name_map import Rename, load_by_map, read_tensors
-from experiments.pretrained.networks import TORCH_RESNET, norm_rules
 from experiments.run import named, unflatten
 from experiments.studies import pretrained
 from experiments.task import parts
@@ -209,7 +209,7 @@ def tiny_data(rng, n=64):
     images = rng.integers(0, 256, size=(2 * n, 8, 8, 3)).astype(np.uint8)
     labels = rng.integers(0, 3, size=2 * n).astype(np.int32)
     mean, std = data.channel_statistics(images[:n])
-    return data.Dataset("cifar10", images[:n], labels[:n], images[n:], labels[n:], 3, mean, std)
+    return data.Dataset("cifar10", images[:n], labels[:n], images[n:], labels[n:], 10, mean, std)
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def short(tmp_path, monkeypatch):
 
 
 def publish(tmp_path, monkeypatch, blocks):
-    model = TorchResNet(3, 8, 3, 4, nnx.Rngs(0), blocks)
+    model = TorchResNet(3, 8, 10, 4, nnx.Rngs(0), blocks)
     ours = {n: np.asarray(x) for n, x in like(model).items() if "pixels" not in n}
     back = {"same": lambda x: x, "linear": lambda x: x.T, "conv": lambda x: x.transpose(3, 2, 0, 1)}
     tensors = {}
@@ -234,7 +234,7 @@ def publish(tmp_path, monkeypatch, blocks):
         tensors[match.expand(rule.theirs)] = np.ascontiguousarray(back[rule.layout](value))
     safetensors.numpy.save_file(tensors, tmp_path / "tiny.safetensors")
     monkeypatch.setitem(foreign_models.FOREIGN, "tiny", lambda *a, rngs: TorchResNet(*a, rngs, blocks))
-    net = networks.Network(package="none==0", member="none", sha256="", model="tiny", width=4)
+    net = networks.Network(package="none==0", model="tiny", width=4, name_map=TORCH_RESNET)
     monkeypatch.setitem(networks.NETWORKS, "tiny", net)
     return net, tmp_path / "tiny.safetensors", ours
 
@@ -257,11 +257,13 @@ def test_pixels_come_back_and_statistics_are_those_of_numpy(published, rng):
 
 def test_a_float_run_is_one_of_ours(published, rng, tmp_path):
     net, path, ours = published
-    task = networks.make_task(net, path, tiny_data(rng))
-    dense = reader.read_dense(networks.write_float_run(task, tmp_path / "run"))
+    dataset = tiny_data(rng)
+    task = networks.make_task(net, path, dataset)
+    dense = reader.read_dense(networks.write_float_run(net, path, tmp_path / "run", task.statistics))
     assert set(dense) == {*ours, "state/pixels/scale", "state/pixels/shift"}
     for name, value in ours.items():
         np.testing.assert_array_equal(dense[name], value)
+    np.testing.assert_allclose(dense["state/pixels/scale"], dataset.std, rtol=1e-6)
     unflatten(dense, task)  # as `experiments.train --float_run` does
 
 
@@ -288,15 +290,17 @@ def test_the_study_from_end_to_end(short, rng, tmp_path, monkeypatch, capsys):
                  f"--out={out}"]  # fmt: skip
     weights = ("nearest, least squares", "transport, Lloyd-Max masses")
     assert pretrained.main([*arguments, f"--weights={weights}"]) == 0
-    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
-    assert len(rows) == 1 + 2 * (2 + 1), "float, then two kinds of statistics of two roundings and a fine-tune"
-    assert all(0 <= r["accuracy"] <= 1 for r in rows) and all(r["bytes"] < rows[0]["bytes"] for r in rows[1:])
-    text = (out / "table.md").read_text()
-    assert "fine-tuned, LSQ, 3 steps" in text and "first 48 test images" in text and str(tmp_path) not in text
-    assert json.loads((out / "data.json").read_text())["rows"] == rows
+    own = out / "tiny"
+    rows = [json.loads(line) for line in (own / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * (1 + 2 + 1), "two kinds of statistics of float, two roundings and a fine-tune"
+    assert all(0 <= r["accuracy"] <= 1 for r in rows) and all(r["bytes"] < rows[0]["bytes"] for r in rows[2:])
+    text = (own / "table.md").read_text()
+    assert "fine-tuned, LSQ, 3 steps" in text and "48 test images" in text and str(tmp_path) not in text
+    assert json.loads((own / "data.json").read_text())["rows"] == rows
+    assert f"| tiny | 48 | {100 * rows[0]['accuracy']:.2f} |" in (out / "table.md").read_text()
     monkeypatch.setattr(pretrained.Study, "_error", None)  # rows that are there are not computed again
     assert pretrained.main([*arguments, f"--weights={weights}"]) == 0
-    assert (out / "rows.jsonl").read_text().count("\n") == len(rows)
+    assert (own / "rows.jsonl").read_text().count("\n") == len(rows)
     assert pretrained.main(["--network=tiny", f"--folder={out}"]) == 2
     assert "experiments.pretrained fetch tiny" in capsys.readouterr().err
 

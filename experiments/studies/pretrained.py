@@ -1,14 +1,16 @@
 """What is left of a published network at 4, 3 and 2 bits: rounded, transported, and after a short fine-tune?
 
 The weights are other people's (`experiments.pretrained fetch` gets them), all but the first and last layer's are
-quantized, and the network is judged on the first `test_images` real test images. Batch-norm statistics are the
-network's own, or re-estimated for its new weights on augmented training batches. The fine-tunes start from the same
+quantized, and the network is judged on the first `test_images` real test images; one of ImageNet's on 70 photographs
+(`fetch photos`), a smoke check. Batch-norm statistics are the network's own, or re-estimated for its new weights on
+augmented training batches (of the photographs themselves, without their labels). The fine-tunes start from the same
 float weights, take `soft_steps` + `hard_steps` steps each, and differ in the quantizer alone.
 
     python -m experiments.pretrained fetch resnet56
     python -m experiments.studies.pretrained [--field=value ...] [--out DIR]      # 30 minutes on 2 idle CPU cores
 
-Rows are kept as they come in DIR/rows.jsonl; a row that is there is not computed again.
+Rows are kept as they come in DIR/NETWORK/rows.jsonl; a row that is there is not computed again. DIR/table.md has a line
+for each network and number of bits.
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,7 +31,7 @@ import numpy as np
 
 from experiments import config as configs
 from experiments import data, status
-from experiments.classify import Task
+from experiments.classify import Classifier
 from experiments.post_training import (
     Quantized,
     batches_of,
@@ -37,20 +39,19 @@ from experiments.post_training import (
     round_to_nearest,
     transport_weights,
 )
+from experiments.pretrained import photos
 from experiments.pretrained.networks import make_task, network
 from experiments.rows import Row, Rows
 from experiments.run import named
 from experiments.runfolder import atomic_write_text, versions
 from experiments.studies import common
-from experiments.studies.common import Table
+from experiments.studies import pretrained_tables as tables
+from experiments.studies.pretrained_tables import STATISTICS, TUNED, WEIGHTS
 from mecq_jax import MEC, STE, PerChannel, PerTensor, artifact, training
 from mecq_jax.hardening import squared_error
 from mecq_jax.rules import default_rules, flatten
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "pretrained"
-WEIGHTS = ("nearest, absmax", "nearest, least squares", "transport, equal mass", "transport, Lloyd-Max masses")
-TUNED = {"mec": "fine-tuned, MEC", "lsq": "fine-tuned, LSQ"}
-STATISTICS = ("own", "re-estimated")
 TUNING = ("learning_rate", "levels_rate", "prior", "epsilon_start", "epsilon_end", "entropy_weight")
 RECIPE = ("soft_epochs", "hard_epochs", "batch", *TUNING)
 _GROUPS = {"tensor": PerTensor(), "channel": PerChannel()}
@@ -104,7 +105,7 @@ class Config:
         )  # fmt: skip
 
 
-def quantized(task: Task, weights: str, bits: int, groups: str, epsilon: float) -> Quantized:
+def quantized(task: Classifier, weights: str, bits: int, groups: str, epsilon: float) -> Quantized:
     """The task's weights as one of WEIGHTS says."""
     how: dict[str, Any] = {"k": 2**bits, "granularity": _GROUPS[groups]}
     kind, detail = weights.split(", ")
@@ -121,14 +122,15 @@ def quantized(task: Task, weights: str, bits: int, groups: str, epsilon: float) 
 class Study:
     """The network, what is known of it, and the rows that are left."""
 
-    def __init__(self, config: Config, task: Task, rows: Rows, told: Callable[[str], None] = lambda line: None):
+    def __init__(self, config: Config, task: Classifier, rows: Rows, told: Callable[[str], None] = lambda line: None):
         self.config, self.task, self.rows, self.told = config, task, rows, told
 
     def run(self) -> None:
         """Every row that is not there yet: the float network, what needs no training, then the fine-tunes."""
         config, task = self.config, self.task
         common_key = {"network": config.network, "test_images": len(task.test)}
-        self._add({**common_key, "weights": "float", "bits": 32, "statistics": "own"}, self._float)
+        self._pair({**common_key, "weights": "float", "bits": 32}, lambda: (task.params, task.model_state, {
+            "bytes": file_bytes(task.params, task.model_state)}))  # fmt: skip
         for groups in config.groups:
             for bits in config.bits:
                 for weights in config.weights:
@@ -147,38 +149,43 @@ class Study:
                     self._judge(key, partial(fine_tune, task, recipe))
 
     def _judge(self, about: Row, make: Callable[[], tuple[Quantized, Any, Any]]) -> None:
-        """Rows of one set of weights with both kinds of statistics."""
+        """Rows of one set of quantized weights."""
+
+        def made() -> tuple[Any, Any, Row]:
+            start = time.perf_counter()
+            found, params, model_state = make()
+            hard = found.dense(params)
+            return hard, model_state, {"bytes": file_bytes(found.hard(params), model_state),
+                                       "error": self._error(found, hard),
+                                       "making_seconds": time.perf_counter() - start}  # fmt: skip
+
+        self._pair(about, made)
+
+    def _pair(self, about: Row, make: Callable[[], tuple[Any, Any, Row]]) -> None:
+        """Rows with both kinds of statistics of what `make` gives: weights, the model's state, facts about them."""
         keys = [{**about, "statistics": own} for own in STATISTICS]
         keys[1] |= {"statistics_batches": self.config.statistics_batches, "statistics_batch": self.config.batch}
         if all(self._there(key) for key in keys):
             return
-        start = time.perf_counter()
-        found, params, model_state = make()
-        hard = found.dense(params)
-        facts = {"bytes": file_bytes(found.hard(params), model_state), "error": self._error(found, hard),
-                 "making_seconds": time.perf_counter() - start}  # fmt: skip
-        self._add(keys[0], lambda: {"accuracy": self._accuracy(hard, model_state, False), **facts})
-        self._add(keys[1], lambda: {"accuracy": self._accuracy(hard, model_state, True), **facts})
+        params, model_state, facts = make()
+        for key, reestimated in zip(keys, (False, True), strict=True):
+            self._add(key, partial(self._scored, params, model_state, facts, reestimated))
 
     def _untrained(self, weights: str, bits: int, groups: str) -> tuple[Quantized, Any, Any]:
         found = quantized(self.task, weights, bits, groups, self.config.epsilon)
         return found, self.task.params, self.task.model_state
 
-    def _accuracy(self, params: Any, model_state: Any, reestimated: bool) -> float:
+    def _scored(self, params: Any, model_state: Any, facts: Row, reestimated: bool) -> Row:
         if reestimated:
             some = islice(batches_of(self.task, self.config.batch, 0), self.config.statistics_batches)
             model_state = training.reestimate(self.task.loss_fn, params, model_state, some, jax.random.key(0))
-        return self.task.evaluate(params, model_state)
+        return {"accuracy": self.task.evaluate(params, model_state), **facts}
 
     def _error(self, found: Quantized, hard: Any) -> float:
         """Of all quantized weights against the float network's, relative."""
         float_, low = flatten(self.task.params), flatten(hard)
         both = ([np.ravel(leaves[path]) for path in found.plan.quantizers] for leaves in (float_, low))
         return squared_error(*map(np.concatenate, both))
-
-    def _float(self) -> Row:
-        params, model_state = self.task.params, self.task.model_state
-        return {"accuracy": self.task.evaluate(params, model_state), "bytes": file_bytes(params, model_state)}
 
     def _there(self, key: Row) -> bool:
         return any(row["key"] == json.loads(json.dumps(key)) for row in self.rows.rows)
@@ -202,66 +209,48 @@ def file_bytes(params: Any, model_state: Any) -> int:
         return path.stat().st_size
 
 
-def table(rows: Sequence[Row], title: str) -> Table:
-    """A line for each set of weights, with the accuracies by both kinds of statistics (means over seeds)."""
-
-    def accuracy(those: Sequence[Row], statistics: str) -> str:
-        values = [100 * r["accuracy"] for r in those if r["key"]["statistics"] == statistics]
-        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-        return f"{np.mean(values):.2f}{spread}" if values else ""
-
-    def lines() -> Iterator[Sequence[str]]:
-        line = ("bits", "weights", "groups", "recipe", "epsilon")
-        kinds = list(dict.fromkeys(json.dumps([row["key"].get(name) for name in line]) for row in rows))
-        for kind in sorted(kinds, key=lambda kind: -json.loads(kind)[0]):
-            those = [r for r in rows if json.dumps([r["key"].get(name) for name in line]) == kind]
-            key, error = those[0]["key"], those[0].get("error")
-            recipe = key.get("recipe", {})
-            steps = f", {recipe['soft_epochs'] + recipe['hard_epochs']} steps" if recipe else ""
-            if recipe and key["weights"] == TUNED["mec"]:
-                names = {"lloyd_max": "Lloyd-Max masses", None: "equal mass", "learned": "trained masses"}
-                masses = names[recipe.get("prior")]
-                steps = f", {masses}, epsilon from {recipe['epsilon_start']:g}{steps}"
-            accuracies = [accuracy(those, statistics) for statistics in STATISTICS]
-            yield (str(key["bits"]), key["weights"] + steps, key.get("groups", ""), *accuracies,
-                   common.significant(error, 3), f"{those[0]['bytes']:,}")  # fmt: skip
-
-    columns = ("bits", "weights", "levels per", "accuracy, %", "statistics re-estimated, %", "squared error", "bytes")
-    return Table(title, columns, list(lines()))
-
-
 def write(rows: Rows, config: Config) -> str:
-    """table.md, a table for each network and number of test images, and data.json; the tables' text."""
+    """The network's table.md, whose text this is, and data.json; beside its folder the table.md of all networks."""
     with_what, portable = versions(), dataclasses.replace(config, folder=Config.folder, data_dir=None)
     packages = ", ".join(f"{k} {v}" for k, v in with_what.items() if isinstance(v, str) and k != "git")
     command = common.command("pretrained", portable)
-    text = f"    {command}\n\nDevice: {rows.device}, {os.cpu_count()} cores.\nVersions: {packages}.\n"
-    # Rows by another estimate stay on disk, but are no repetitions of these.
-    estimated = {"statistics_batches": config.statistics_batches, "statistics_batch": config.batch}
-    for name, images in dict.fromkeys((r["key"]["network"], r["key"]["test_images"]) for r in rows.rows):
-        own = [r for r in rows.rows if (r["key"]["network"], r["key"]["test_images"]) == (name, images)
-               and all(r["key"].get(field, value) == value for field, value in estimated.items())]  # fmt: skip
-        text += "\n" + table(own, f"{name}, first {images:,} test images").markdown()
+    # Rows by another estimate or of fewer images stay on disk, but are no repetitions of these.
+    asked = {"statistics_batches": config.statistics_batches, "statistics_batch": config.batch,
+             "test_images": rows.rows[0]["key"]["test_images"] if rows.rows else 0}  # fmt: skip
+    own = [r for r in rows.rows if all(r["key"].get(field, value) == value for field, value in asked.items())]
+    title = f"{config.network}, {asked['test_images']:,} test images"
+    text = (f"    {command}\n\nDevice: {rows.device}, {os.cpu_count()} cores.\nVersions: {packages}.\n\n"
+            + tables.detail(own, title).markdown())  # fmt: skip
     atomic_write_text(rows.folder / "table.md", text)
-    numbers = {"command": command, "config": dataclasses.asdict(portable), "rows": rows.rows}
+    numbers = {"command": command, "config": dataclasses.asdict(portable), "rows": own}
     atomic_write_text(rows.folder / "data.json", json.dumps(numbers, indent=1) + "\n")
+    all_ = {path.parent.name: json.loads(path.read_text())["rows"] for path in rows.folder.parent.glob("*/data.json")}
+    atomic_write_text(rows.folder.parent / "table.md", tables.summary(all_))
     return text
 
 
-def compute(config: Config, out: Path, dataset: data.Dataset | None = None,
-            told: Callable[[str], None] = lambda line: None) -> str:
-    """The study in the folder `out`; the text of its table."""
-    net = network(config.network)
-    path = Path(config.folder) / f"{config.network}.safetensors"
+def load(config: Config, dataset: data.Dataset | None = None) -> Classifier:
+    """The network's task on its real test images (or those given), the weights from `folder`."""
+    net, folder = network(config.network), Path(config.folder)
+    path = folder / f"{config.network}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no weights {path}; get them by: python -m experiments.pretrained fetch "
-                                f"{config.network} --folder {config.folder}")
+                                f"{config.network} --folder {folder}")
+    if not net.in_memory:
+        return photos.make_task(net, path, folder / "photos")
     dataset = dataset or data.load(net.dataset, config.data_dir)
     first = slice(config.test_images)
     dataset = dataclasses.replace(dataset, test_images=dataset.test_images[first],
                                   test_labels=dataset.test_labels[first])  # fmt: skip
-    rows = Rows(out)
-    Study(config, make_task(net, path, dataset), rows, told).run()
+    return make_task(net, path, dataset)
+
+
+def compute(config: Config, out: Path, dataset: data.Dataset | None = None,
+            told: Callable[[str], None] = lambda line: None) -> str:
+    """The study in the folder `out`/NETWORK; the text of its table."""
+    task = load(config, dataset)
+    rows = Rows(out / config.network)
+    Study(config, task, rows, told).run()
     return write(rows, config)
 
 

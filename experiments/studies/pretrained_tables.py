@@ -1,0 +1,86 @@
+"""The tables of `experiments.studies.pretrained`: all of one network, and one line for each network and width."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from experiments.rows import Row, markdown
+from experiments.studies import common
+from experiments.studies.common import Table
+
+WEIGHTS = ("nearest, absmax", "nearest, least squares", "transport, equal mass", "transport, Lloyd-Max masses")
+TUNED = {"mec": "fine-tuned, MEC", "lsq": "fine-tuned, LSQ"}
+STATISTICS = ("own", "re-estimated")
+_MASSES = {"lloyd_max": "Lloyd-Max masses", None: "equal mass", "learned": "trained masses"}
+
+
+def detail(rows: Sequence[Row], title: str) -> Table:
+    """A line for each set of weights, with the accuracies by both kinds of statistics (mean +- std over seeds)."""
+    columns = ("bits", "weights", "levels per", "seeds", "accuracy, %", "statistics re-estimated, %", "squared error",
+               "bytes")  # fmt: skip
+    lines = []
+    for those in sorted(_kinds(rows), key=lambda those: -those[0]["key"]["bits"]):
+        key = those[0]["key"]
+        accuracies = {of: [r["accuracy"] for r in those if r["key"]["statistics"] == of] for of in STATISTICS}
+        lines.append((
+            str(key["bits"]), key["weights"] + _steps(key), key.get("groups", ""), str(len(accuracies["own"])),
+            *map(_spread, accuracies.values()), common.significant(those[0].get("error"), 3), f"{those[0]['bytes']:,}",
+        ))  # fmt: skip
+    return Table(title, columns, lines)
+
+
+def summary(networks: Mapping[str, Sequence[Row]]) -> str:
+    """A line for each network, groups and number of bits, statistics re-estimated where they were.
+
+    Of fine-tunes that differ in their recipe, the one that was run with most seeds stands here, the later of equals.
+    """
+    columns = ("network", "images", "float, %", "float, re-estimated, %", "bits", "levels per",
+               *(f"{w}, %" for w in (*WEIGHTS, *TUNED.values())), "bytes")  # fmt: skip
+    lines = [line for name, rows in sorted(networks.items()) for line in _lines(name, rows)]
+    used = [i for i in range(len(columns)) if any(line[i] for line in lines)]
+    return markdown([columns[i] for i in used], [[line[i] for i in used] for line in lines], "---:")
+
+
+def _lines(name: str, rows: Sequence[Row]) -> Iterator[list[str]]:
+    whole = {row["key"]["statistics"]: row for row in rows if row["key"]["weights"] == "float"}
+    floats = [_spread([whole[of]["accuracy"]] if of in whole else []) for of in STATISTICS]
+    rows = [row for row in rows if row["key"]["weights"] != "float"]
+    places = {(row["key"]["groups"], row["key"]["bits"]) for row in rows}
+    for groups, bits in sorted(places, key=lambda place: (place[0], -place[1])):
+        own = [row for row in rows if (row["key"]["groups"], row["key"]["bits"]) == (groups, bits)]
+        kinds = [[k for k in _kinds(own) if k[0]["key"]["weights"] == w] for w in (*WEIGHTS, *TUNED.values())]
+        chosen = [max(enumerate(k), key=lambda each: (len(each[1]), each[0]))[1] if k else () for k in kinds]
+        yield [name, f"{own[0]['key']['test_images']:,}", *floats, str(bits), groups,
+               *(_spread(_best_known(rows)) for rows in chosen), f"{own[0]['bytes']:,}"]  # fmt: skip
+
+
+def _best_known(rows: Sequence[Row]) -> list[float]:
+    """Accuracies with statistics re-estimated; if none were, with the network's own."""
+    last = [r["accuracy"] for r in rows if r["key"]["statistics"] == STATISTICS[1]]
+    return last or [r["accuracy"] for r in rows]
+
+
+def _kinds(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows that differ in seed and statistics alone, together."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        kind = json.dumps([row["key"].get(name) for name in ("bits", "weights", "groups", "recipe", "epsilon")])
+        found.setdefault(kind, []).append(row)
+    return list(found.values())
+
+
+def _steps(key: Row) -> str:
+    if "recipe" not in key:
+        return ""
+    recipe = key["recipe"]
+    steps = f", {recipe['soft_epochs'] + recipe['hard_epochs']} steps"
+    if key["weights"] != TUNED["mec"]:
+        return steps
+    return f", {_MASSES[recipe.get('prior')]}, epsilon from {recipe['epsilon_start']:g}{steps}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{100 * np.mean(values):.2f}" + (f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
