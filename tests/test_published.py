@@ -225,11 +225,12 @@ def test_the_summary_shows_the_recipe_of_most_seeds():
         row(0.6, tables.WEIGHTS[0], "re-estimated", groups="tensor"),
         *(row(a, tables.TUNED["mec"], "re-estimated", seed=seed, **chosen) for seed, a in enumerate((0.7, 0.8))),
         row(0.99, tables.TUNED["mec"], "re-estimated", seed=0, **tried),
+        row(0.91, "float", "re-estimated", bits=32), row(0.8, tables.TUNED["float"], bits=32, seed=0, recipe=recipe),
     ]  # fmt: skip
     text = tables.summary({"n": rows})
     lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines()]
-    assert lines[0] == ["network", "images", "float, %", "bits", "levels per", "nearest, absmax, %",
-                        "fine-tuned, MEC, %", "bytes"]  # fmt: skip
-    assert lines[2:] == [["n", "10", "90.00", "2", "tensor", "60.00", "75.00 ± 7.07", "2,000"]]
+    assert lines[0] == ["network", "images", "float, %", "re-estimated, %", "trained on, %", "bits", "levels per",
+                        "nearest, absmax, %", "fine-tuned, MEC, %", "bytes"]  # fmt: skip
+    assert lines[2:] == [["n", "10", "90.00", "91.00", "80.00", "2", "tensor", "60.00", "75.00 ± 7.07", "2,000"]]
     text = tables.detail(rows, "title").markdown()
     assert "| 2 | fine-tuned, MEC, equal mass, epsilon from 0.2, 4 steps | tensor | 0 |  | 99.00 |" in text

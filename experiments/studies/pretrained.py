@@ -4,7 +4,8 @@ The weights are other people's (`experiments.pretrained fetch` gets them), all b
 quantized, and the network is judged on the first `test_images` real test images; one of ImageNet's on 70 photographs
 (`fetch photos`), a smoke check. Batch-norm statistics are the network's own, or re-estimated for its new weights on
 augmented training batches (of the photographs themselves, without their labels). The fine-tunes start from the same
-float weights, take `soft_steps` + `hard_steps` steps each, and differ in the quantizer alone.
+float weights, take `soft_steps` + `hard_steps` steps each, and differ in the quantizer alone; the float network is
+trained on by the same recipe.
 
     python -m experiments.pretrained fetch resnet56
     python -m experiments.studies.pretrained [--field=value ...] [--out DIR]      # 30 minutes on 2 idle CPU cores
@@ -76,7 +77,7 @@ class Config:
     epsilon: float = 1e-3
     batch: int = 64
     statistics_batches: int = 40
-    tune: tuple[str, ...] = tuple(TUNED)
+    tune: tuple[str, ...] = ("mec", "lsq")
     tune_groups: str = "tensor"
     soft_steps: int = 80
     hard_steps: int = 20
@@ -89,7 +90,8 @@ class Config:
     seeds: int = 1
 
     def __post_init__(self):
-        for field, allowed in (("weights", WEIGHTS), ("groups", _GROUPS), ("tune", TUNED), ("bits", (1, 2, 3, 4))):
+        known: dict[str, Any] = {"weights": WEIGHTS, "groups": _GROUPS, "tune": ("mec", "lsq"), "bits": (1, 2, 3, 4)}
+        for field, allowed in known.items():
             if unknown := [x for x in getattr(self, field) if x not in allowed]:
                 raise ValueError(f"{field} holds {unknown}, not of {tuple(allowed)}")
         for field in ("test_images", "batch", "statistics_batches", "seeds"):
@@ -99,8 +101,8 @@ class Config:
     def tuning(self, method: str, bits: int, seed: int) -> configs.Config:
         """The recipe of a fine-tune."""
         return configs.Config(
-            method=method, k=2**bits, groups=self.tune_groups, soft_epochs=self.soft_steps, augment="crop_flip",
-            hard_epochs=self.hard_steps, batch=self.batch, seed=seed,
+            method=method, k=2 ** min(bits, 4), groups=self.tune_groups, augment="crop_flip", batch=self.batch,
+            soft_epochs=self.soft_steps, hard_epochs=self.hard_steps, seed=seed,
             **{name: getattr(self, name) for name in TUNING},
         )  # fmt: skip
 
@@ -138,15 +140,15 @@ class Study:
                     if weights.startswith("transport"):
                         key["epsilon"] = config.epsilon
                     self._judge(key, partial(self._untrained, weights, bits, groups))
-        for bits in config.bits:
+        runs = [(method, bits) for bits in config.bits for method in config.tune]
+        for method, bits in [("float", 32)] * bool(runs) + runs:
             for seed in range(config.seeds):
-                for method in config.tune:
-                    recipe = config.tuning(method, bits, seed)
-                    # The fields that this study sets: others can be added to Config without another key.
-                    fields = {name: getattr(recipe, name) for name in RECIPE}
-                    key = {**common_key, "weights": TUNED[method], "bits": bits, "groups": config.tune_groups,
-                           "seed": seed, "recipe": fields}  # fmt: skip
-                    self._judge(key, partial(fine_tune, task, recipe))
+                recipe = config.tuning(method, bits, seed)
+                # The fields that this study sets: others can be added to Config without another key.
+                fields = {name: getattr(recipe, name) for name in RECIPE}
+                key = {**common_key, "weights": TUNED[method], "bits": bits, "seed": seed, "recipe": fields}
+                levels_per = {} if method == "float" else {"groups": config.tune_groups}
+                self._judge({**key, **levels_per}, partial(fine_tune, task, recipe))
 
     def _judge(self, about: Row, make: Callable[[], tuple[Quantized, Any, Any]]) -> None:
         """Rows of one set of quantized weights."""
@@ -181,8 +183,10 @@ class Study:
             model_state = training.reestimate(self.task.loss_fn, params, model_state, some, jax.random.key(0))
         return {"accuracy": self.task.evaluate(params, model_state), **facts}
 
-    def _error(self, found: Quantized, hard: Any) -> float:
-        """Of all quantized weights against the float network's, relative."""
+    def _error(self, found: Quantized, hard: Any) -> float | None:
+        """Of all quantized weights, if any, against the float network's, relative."""
+        if not found.plan.quantizers:
+            return None
         float_, low = flatten(self.task.params), flatten(hard)
         both = ([np.ravel(leaves[path]) for path in found.plan.quantizers] for leaves in (float_, low))
         return squared_error(*map(np.concatenate, both))

@@ -10,7 +10,8 @@ from experiments.studies import common
 from experiments.studies.common import Table
 
 WEIGHTS = ("nearest, absmax", "nearest, least squares", "transport, equal mass", "transport, Lloyd-Max masses")
-TUNED = {"mec": "fine-tuned, MEC", "lsq": "fine-tuned, LSQ"}
+TUNED = {"mec": "fine-tuned, MEC", "lsq": "fine-tuned, LSQ", "float": "float, trained on"}
+_QUANTIZED = (*WEIGHTS, TUNED["mec"], TUNED["lsq"])
 STATISTICS = ("own", "re-estimated")
 _MASSES = {"lloyd_max": "Lloyd-Max masses", None: "equal mass", "learned": "trained masses"}
 
@@ -31,34 +32,36 @@ def detail(rows: Sequence[Row], title: str) -> Table:
 
 
 def summary(networks: Mapping[str, Sequence[Row]]) -> str:
-    """A line for each network, groups and number of bits, statistics re-estimated where they were.
+    """A line for each network, groups and number of bits, statistics re-estimated where they were; the first three
+    figures are the float network's.
 
     Of fine-tunes that differ in their recipe, the one that was run with most seeds stands here, the later of equals.
     """
-    columns = ("network", "images", "float, %", "float, re-estimated, %", "bits", "levels per",
-               *(f"{w}, %" for w in (*WEIGHTS, *TUNED.values())), "bytes")  # fmt: skip
+    columns = ("network", "images", "float, %", "re-estimated, %", "trained on, %", "bits", "levels per",
+               *(f"{w}, %" for w in _QUANTIZED), "bytes")  # fmt: skip
     lines = [line for name, rows in sorted(networks.items()) for line in _lines(name, rows)]
     used = [i for i in range(len(columns)) if any(line[i] for line in lines)]
     return markdown([columns[i] for i in used], [[line[i] for i in used] for line in lines], "---:")
 
 
 def _lines(name: str, rows: Sequence[Row]) -> Iterator[list[str]]:
-    whole = {row["key"]["statistics"]: row for row in rows if row["key"]["weights"] == "float"}
-    floats = [_spread([whole[of]["accuracy"]] if of in whole else []) for of in STATISTICS]
-    rows = [row for row in rows if row["key"]["weights"] != "float"]
+    whole = {row["key"]["statistics"]: [row["accuracy"]] for row in rows if row["key"]["weights"] == "float"}
+    floats = [*(_spread(whole.get(of, [])) for of in STATISTICS), _spread(_most_seeds(rows, TUNED["float"]))]
+    rows = [row for row in rows if "groups" in row["key"]]
     places = {(row["key"]["groups"], row["key"]["bits"]) for row in rows}
     for groups, bits in sorted(places, key=lambda place: (place[0], -place[1])):
         own = [row for row in rows if (row["key"]["groups"], row["key"]["bits"]) == (groups, bits)]
-        kinds = [[k for k in _kinds(own) if k[0]["key"]["weights"] == w] for w in (*WEIGHTS, *TUNED.values())]
-        chosen = [max(enumerate(k), key=lambda each: (len(each[1]), each[0]))[1] if k else () for k in kinds]
         yield [name, f"{own[0]['key']['test_images']:,}", *floats, str(bits), groups,
-               *(_spread(_best_known(rows)) for rows in chosen), f"{own[0]['bytes']:,}"]  # fmt: skip
+               *(_spread(_most_seeds(own, weights)) for weights in _QUANTIZED), f"{own[0]['bytes']:,}"]  # fmt: skip
 
 
-def _best_known(rows: Sequence[Row]) -> list[float]:
-    """Accuracies with statistics re-estimated; if none were, with the network's own."""
-    last = [r["accuracy"] for r in rows if r["key"]["statistics"] == STATISTICS[1]]
-    return last or [r["accuracy"] for r in rows]
+def _most_seeds(rows: Iterable[Row], weights: str) -> list[float]:
+    """Accuracies of these weights by the recipe that was run with most seeds, the later of equals; with statistics
+    re-estimated, or, where they were not, with the network's own."""
+    kinds = _kinds(row for row in rows if row["key"]["weights"] == weights)
+    chosen = max(reversed(kinds), key=len, default=[])
+    last = [r["accuracy"] for r in chosen if r["key"]["statistics"] == STATISTICS[1]]
+    return last or [r["accuracy"] for r in chosen]
 
 
 def _kinds(rows: Iterable[Row]) -> list[list[Row]]:
