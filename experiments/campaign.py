@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments import config as configs
 from experiments import run as runs
@@ -30,11 +31,20 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Campaign:
-    """Names of config files: of the float networks, and of what is trained from them; with which methods."""
+    """Names of config files: of the float networks, and of what is trained from them; with which of METHODS."""
 
     floating: str
     quantized: tuple[str, ...]
-    methods: tuple[str, ...] = ("mec", "lsq")
+    methods: tuple[str, ...] = ("mec", "mec_lloyd_max", "lsq")
+
+
+# What each changes in a config.
+METHODS: dict[str, dict[str, Any]] = {
+    "mec": {"method": "mec"},
+    "mec_lloyd_max": {"method": "mec", "prior": "lloyd_max"},
+    "lsq": {"method": "lsq"},
+    "float": {"method": "float"},
+}
 
 
 CAMPAIGNS = {
@@ -66,11 +76,9 @@ def plan(campaign: Campaign, seeds: int, root: Path, overrides: Sequence[str] = 
         start = named(campaign.floating, seed)
         yield start, of_seed(campaign.floating, seed=seed)
         common = {"seed": seed, "float_run": str(start)}
-        for name in campaign.quantized:
-            for method in campaign.methods:
-                yield named(name, seed, "" if method == "mec" else method), of_seed(name, method=method, **common)
-        name = campaign.quantized[0]
-        yield named(name, seed, "float"), of_seed(name, method="float", **common)
+        runs = [(name, method) for name in campaign.quantized for method in campaign.methods]
+        for name, method in [*runs, (campaign.quantized[0], "float")]:
+            yield named(name, seed, "" if method == "mec" else method), of_seed(name, **METHODS[method], **common)
 
 
 def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minutes: float = float("inf"),
@@ -82,7 +90,7 @@ def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minute
     """
     if name not in CAMPAIGNS:
         raise ValueError(f"unknown campaign {name!r}; the campaigns are {', '.join(CAMPAIGNS)}")
-    if own := [x for x in overrides if x.startswith(("--seed=", "--method=", "--float_run="))]:
+    if own := [x for x in overrides if x.startswith(("--seed=", "--method=", "--prior=", "--float_run="))]:
         raise ValueError(f"{own[0]}: a campaign gives each run its own; use experiments.train for a single one")
     end = time.monotonic() + 60 * minutes
     planned = dict(plan(CAMPAIGNS[name], seeds, root, overrides))

@@ -128,10 +128,16 @@ def trains(row: Row) -> bool:
     return row["config"]["soft_epochs"] + row["config"]["hard_epochs"] > 0
 
 
+def method_of(row: Row) -> str:
+    """Its method with its prior, if that is not uniform: 'mec', 'mec_lloyd_max'."""
+    prior = row["config"].get("prior")
+    return f"{row['method']}_{prior}" if prior else row["method"]
+
+
 def _name(row: Row) -> str:
     if row["method"] == "float":
         return "float, trained on"
-    return f"{row['method']}, {row['k']} levels" + ("" if trains(row) else ", not trained")
+    return f"{method_of(row)}, {row['k']} levels" + ("" if trains(row) else ", not trained")
 
 
 def rows_of(folder: Path) -> list[Row]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import models, plots
-from experiments.collect import RESULTS, rows_of, trains
+from experiments.collect import RESULTS, method_of, rows_of, trains
 from experiments.config import Config
 from experiments.plots import Panel
 from experiments.rows import Rows
@@ -63,8 +63,8 @@ def of_runs(name: str) -> Panel:
     found: dict[str, dict[float, list[float]]] = {FIRST: {}}
     sizes = {}
     for row in rows:
-        found.setdefault(row["method"], {}).setdefault(np.log2(row["k"]), []).append(kind.factor * row["hard"])
-        if row["method"] == FIRST:
+        found.setdefault(method_of(row), {}).setdefault(np.log2(row["k"]), []).append(kind.factor * row["hard"])
+        if method_of(row) == FIRST:
             sizes[np.log2(row["k"])] = row["bytes"]
     scores = {method: {bits: float(np.mean(x)) for bits, x in own.items()} for method, own in found.items()}
     if "float" not in scores:

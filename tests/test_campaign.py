@@ -14,6 +14,7 @@ from experiments.runfolder import read_metrics
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 TINY = ["--model=norm_mlp", "--train_size=96", "--width=8", "--batch=16", "--float_epochs=1", "--soft_epochs=1",
         "--hard_epochs=1"]  # fmt: skip
+METHODS = ("mec", "mec_lloyd_max", "lsq")
 TINY_ARENA = """
 from experiments.arena.protocol import Arena
 from experiments.config import Config
@@ -33,7 +34,7 @@ def digits(monkeypatch, tmp_path):
     text = (campaign.CONFIGS / "digits_cnn_w2.py").read_text()
     for name in ("digits_cnn_float", "digits_cnn_w2"):
         (tmp_path / f"{name}.py").write_text(text)
-    chosen = Campaign(floating="digits_cnn_float", quantized=("digits_cnn_w2",))
+    chosen = Campaign(floating="digits_cnn_float", quantized=("digits_cnn_w2",), methods=METHODS)
     monkeypatch.setitem(campaign.CAMPAIGNS, "digits", chosen)
     monkeypatch.setattr(campaign, "CONFIGS", tmp_path)
     return tmp_path
@@ -61,10 +62,11 @@ def test_a_campaign_pauses_and_goes_on_to_its_table(digits, capsys):
     assert not (digits / "results").exists()
     assert campaign.main(command) == 0
     table = capsys.readouterr().out
-    for line in ("float, as all start from", "float, trained on", "mec, 4 levels", "lsq, 4 levels"):
+    for line in ("float, as all start from", "float, trained on", *(f"{method}, 4 levels" for method in METHODS)):
         assert f"| {line} |" in table
     runs = {p.name: read_metrics(p / "metrics.jsonl") for p in (digits / "runs").iterdir()}
-    assert set(runs) == {"digits_cnn_float", "digits_cnn_w2", "digits_cnn_w2_lsq", "digits_cnn_w2_float"}
+    ends = ("", "_mec_lloyd_max", "_lsq", "_float")
+    assert set(runs) == {"digits_cnn_float", *(f"digits_cnn_w2{end}" for end in ends)}
     before = {name: (digits / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in runs}
     assert campaign.main(command) == 0  # nothing is left to train
     assert before == {name: (digits / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in runs}
