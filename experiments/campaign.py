@@ -88,29 +88,41 @@ def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minute
     Raises:
       preemption.Preempted: when the minutes are over; what is done is kept.
     """
-    if name not in CAMPAIGNS:
-        raise ValueError(f"unknown campaign {name!r}; the campaigns are {', '.join(CAMPAIGNS)}")
-    if own := [x for x in overrides if x.startswith(("--seed=", "--method=", "--prior=", "--float_run="))]:
-        raise ValueError(f"{own[0]}: a campaign gives each run its own; use experiments.train for a single one")
     end = time.monotonic() + 60 * minutes
-    planned = dict(plan(CAMPAIGNS[name], seeds, root, overrides))
+    asked = planned(name, seeds, root, overrides)
     out = results / name
     rows = {row["run"]: row for row in rows_of(out)}
-    for folder, config in planned.items():
+    for folder, config in asked.items():
         if folder.name in rows and not is_of(rows[folder.name], config):
             raise ValueError(f"{out} holds a row of {folder.name} by another config; give another --results, or delete "
                              "its rows.jsonl")
-    missing = [folder for folder in planned if folder.name not in rows]
-    starts = {Path(planned[folder].float_run or folder) for folder in missing}
-    for folder, config in planned.items():
+    missing = [folder for folder in asked if folder.name not in rows]
+    starts = {Path(asked[folder].float_run or folder) for folder in missing}
+    for folder, config in asked.items():
         path = folder / "config.json"
         if path.is_file() and not is_of({"config": json.loads(path.read_text(encoding="utf-8"))}, config):
             raise ValueError(f"{folder} holds a run of another config; delete it, or give another --runs")
-    for folder, config in planned.items():
+    for folder, config in asked.items():
         if folder in {*missing, *starts} and not finished(folder):
             train(config, folder, end)
-            collect(out, [folder])
-    return collect(out, [folder for folder in planned if finished(folder)])
+        if folder in {*missing, *starts}:
+            collect(out, [folder])  # which refuses a start that is not the one of the rows that are there
+    return collect(out, [])
+
+
+def planned(name: str, seeds: int, root: Path, overrides: Sequence[str] = ()) -> dict[Path, Config]:
+    """The config of every run's folder.
+
+    Raises:
+      ValueError: where no campaign can run so.
+    """
+    if name not in CAMPAIGNS:
+        raise ValueError(f"unknown campaign {name!r}; the campaigns are {', '.join(CAMPAIGNS)}")
+    if seeds < 1:
+        raise ValueError(f"seeds = {seeds}: it must be at least 1")
+    if own := [x for x in overrides if x.startswith(("--seed=", "--method=", "--prior=", "--float_run="))]:
+        raise ValueError(f"{own[0]}: a campaign gives each run its own; use experiments.train for a single one")
+    return dict(plan(CAMPAIGNS[name], seeds, root, overrides))
 
 
 def train(config: Config, folder: Path, end: float) -> None:

@@ -104,8 +104,13 @@ def table(rows: Sequence[Row]) -> str:
     sign = -1 if kind.higher_is_better else 1
     order = sorted(groups.values(), key=lambda g: (g[0]["method"] != "float", -g[0]["k"],
                                                    sign * np.mean([r["hard"] for r in g])))  # fmt: skip
-    starts = {Path(row["config"]["float_run"] or row["run"]).name: row for row in rows}.values()
-    lines = [["float, as all start from", str(len(starts)), kind.spread([r["float"] for r in starts]),
+    starts: dict[str, Row] = {}
+    for row in rows:
+        name = Path(row["config"]["float_run"] or row["run"]).name
+        if (other := starts.setdefault(name, row))["float"] != row["float"]:
+            raise ValueError(f"{other['run']} and {row['run']} start from two networks: {name} came to {other['float']}"
+                             f" and to {row['float']}; collect them by another name, or bring the first {name} back")
+    lines = [["float, as all start from", str(len(starts)), kind.spread([r["float"] for r in starts.values()]),
               f"{rows[0]['float_bytes']:,}", "", ""]]  # fmt: skip
     for group in order:
         scores = kind.spread([r["hard"] for r in group])

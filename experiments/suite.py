@@ -4,7 +4,7 @@ Arenas of the real size (arena/cifar10_resnet20: all methods, ResNet-20 on CIFAR
 CIFAR-100), then the campaigns that no CPU trains in a day: segmentation, language, ImageNet, ADE20K. A NAME is the
 folder of its results (none: all of them). Rows are written as they come and what is in the making is kept, so that the
 same command goes on where it stopped (exit status 75): with --minutes, any short stretch of an accelerator's time moves
-the tables on. What cannot run, for its data is not there, is said at the end, with exit status 2, and stops nothing
+the tables on. What cannot run, for its data is not there, is said, with exit status 2 at the end, and stops nothing
 else. Fields, such as --float_epochs=1, go to the campaigns; data sets of tensorflow-datasets are where TFDS_DATA_DIR
 says.
 """
@@ -12,6 +12,7 @@ says.
 import argparse
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,24 +35,33 @@ def one(name: str, options: argparse.Namespace, overrides: Sequence[str], second
     if name in ARENAS:
         arena = configs.load_object(campaign.CONFIGS / f"{name}.py", "arena", Arena)
         return table(protocol.run(arena, options.results / name, clock=Clock(limit=seconds)))
-    dataset = configs.load(campaign.CONFIGS / f"{campaign.CAMPAIGNS[name].floating}.py").dataset
+    dataset = dataset_of(name)
     place = [f"--data_dir={options.data[dataset]}"] if dataset in options.data else []
     return campaign.run(name, options.seeds, options.runs, [*place, *overrides], seconds / 60, options.results)
 
 
+def dataset_of(name: str) -> str:
+    """What a campaign trains on; nothing for an arena, whose data sets are tensorflow-datasets'."""
+    if name in ARENAS:
+        return ""
+    return configs.load(campaign.CONFIGS / f"{campaign.CAMPAIGNS[name].floating}.py").dataset
+
+
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """The exit status of all names, after each its table."""
-    end, failed = time.monotonic() + 60 * options.minutes, []
+    end, status = time.monotonic() + 60 * options.minutes, 0
     for name in options.names or NAMES:
         try:
             print(f"## {name}\n\n{one(name, options, overrides, end - time.monotonic())}", flush=True)
         except (Paused, Preempted):
             print(f"paused in {name}, with what is done kept; the same command goes on", file=sys.stderr)
             return EXIT_STATUS
-        except (ValueError, OSError, Diverged) as error:
-            failed.append(f"error: {name}: {error}")
-    print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
-    return 2 if failed else 0
+        except Exception as error:  # whatever it is, the others can run
+            if not isinstance(error, ValueError | OSError | Diverged):
+                traceback.print_exc()
+            print(f"error: {name}: {error}", file=sys.stderr, flush=True)
+            status = 2
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,10 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="of the campaigns")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the campaigns' runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    options, overrides = parser.parse_known_args(arguments)
+    options, overrides = parser.parse_known_intermixed_args(arguments)
+    options.data = dict(options.data)
     if unknown := [name for name in options.names if name not in NAMES]:
         parser.error(f"{', '.join(unknown)}: not of {', '.join(NAMES)}")
-    options.data = dict(options.data)
+    if unread := {*options.data} - {dataset_of(name) for name in NAMES}:
+        parser.error(f"--data={', '.join(sorted(unread))}: no campaign reads it")
+    campaigns = [name for name in options.names or NAMES if name not in ARENAS]
+    if overrides and not campaigns:
+        parser.error(f"{overrides[0]}: fields go to campaigns; an arena has its own in its file")
+    try:
+        for name in campaigns:
+            campaign.planned(name, options.seeds, options.runs, overrides)
+    except ValueError as error:
+        parser.error(str(error))
     return run(options, overrides)
 
 

@@ -14,6 +14,7 @@ from flax import nnx
 from experiments import campaign, models, suite
 from experiments import config as configs
 from experiments.arena import __main__ as command
+from experiments.arena import command as shared
 from experiments.arena import protocol, recipe
 from experiments.arena.methods import METHODS
 from experiments.arena.protocol import Arena, Clock, Paused, run, tune
@@ -162,6 +163,16 @@ def test_every_rival_has_its_place_and_the_same_budget():
     for method in METHODS.values():
         dataclasses.replace(CONFIG, **method.fields)
         assert len(method.knob) == 2 and all(set(numbers) <= set(TRACED) for numbers in method.knob)
+
+
+@pytest.mark.fast
+def test_a_pause_is_an_exit_status_of_its_own(tmp_path, capsys):
+    def paused(*_, **__):
+        raise Paused("paused after 0.0 minutes; the same command goes on from here")
+
+    path = str(campaign.CONFIGS / "arena" / "cifar10_small.py")
+    assert shared.command("arena", "", paused, str, [path, "--folder", str(tmp_path)]) == 75
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_state(task):

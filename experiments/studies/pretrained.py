@@ -47,14 +47,16 @@ from experiments.run import named
 from experiments.runfolder import atomic_write_text, versions
 from experiments.studies import common
 from experiments.studies import pretrained_tables as tables
-from experiments.studies.pretrained_tables import STATISTICS, TUNED, WEIGHTS
+from experiments.studies.pretrained_tables import METHODS, STATISTICS, TUNED, WEIGHTS
 from mecq_jax import MEC, STE, PerChannel, PerTensor, artifact, training
 from mecq_jax.hardening import squared_error
 from mecq_jax.rules import default_rules, flatten
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "pretrained"
 TUNING = ("learning_rate", "levels_rate", "prior", "epsilon_start", "epsilon_end", "entropy_weight")
-RECIPE = ("soft_epochs", "hard_epochs", "batch", *TUNING)
+# What each method reads of a recipe, and so what its rows are told apart by.
+_STEPS = ("soft_epochs", "hard_epochs", "batch", "learning_rate")
+RECIPE = {"mec": (*_STEPS, *TUNING[1:]), "lsq": (*_STEPS, "levels_rate"), "float": _STEPS}
 _GROUPS = {"tensor": PerTensor(), "channel": PerChannel()}
 
 
@@ -77,7 +79,7 @@ class Config:
     epsilon: float = 1e-3
     batch: int = 64
     statistics_batches: int = 40
-    tune: tuple[str, ...] = ("mec", "lsq")
+    tune: tuple[str, ...] = METHODS
     tune_groups: str = "tensor"
     soft_steps: int = 80
     hard_steps: int = 20
@@ -90,7 +92,7 @@ class Config:
     seeds: int = 1
 
     def __post_init__(self):
-        known: dict[str, Any] = {"weights": WEIGHTS, "groups": _GROUPS, "tune": ("mec", "lsq"), "bits": (1, 2, 3, 4)}
+        known: dict[str, Any] = {"weights": WEIGHTS, "groups": _GROUPS, "tune": METHODS, "bits": (1, 2, 3, 4)}
         for field, allowed in known.items():
             if unknown := [x for x in getattr(self, field) if x not in allowed]:
                 raise ValueError(f"{field} holds {unknown}, not of {tuple(allowed)}")
@@ -98,10 +100,10 @@ class Config:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} = {getattr(self, field)}: it must be at least 1")
 
-    def tuning(self, method: str, bits: int, seed: int) -> configs.Config:
+    def tuning(self, method: str, k: int, seed: int) -> configs.Config:
         """The recipe of a fine-tune."""
         return configs.Config(
-            method=method, k=2 ** min(bits, 4), groups=self.tune_groups, augment="crop_flip", batch=self.batch,
+            method=method, k=k, groups=self.tune_groups, augment="crop_flip", batch=self.batch,
             soft_epochs=self.soft_steps, hard_epochs=self.hard_steps, seed=seed,
             **{name: getattr(self, name) for name in TUNING},
         )  # fmt: skip
@@ -143,9 +145,8 @@ class Study:
         runs = [(method, bits) for bits in config.bits for method in config.tune]
         for method, bits in [("float", 32)] * bool(runs) + runs:
             for seed in range(config.seeds):
-                recipe = config.tuning(method, bits, seed)
-                # The fields that this study sets: others can be added to Config without another key.
-                fields = {name: getattr(recipe, name) for name in RECIPE}
+                recipe = config.tuning(method, 4 if method == "float" else 2**bits, seed)
+                fields = {name: getattr(recipe, name) for name in RECIPE[method]}
                 key = {**common_key, "weights": TUNED[method], "bits": bits, "seed": seed, "recipe": fields}
                 levels_per = {} if method == "float" else {"groups": config.tune_groups}
                 self._judge({**key, **levels_per}, partial(fine_tune, task, recipe))
@@ -200,7 +201,7 @@ class Study:
         start = time.perf_counter()
         row = {"key": json.loads(json.dumps(key)), **make(), "seconds": time.perf_counter() - start}
         self.rows.add([row])
-        write(self.rows, self.config)
+        write(self.rows, self.config, len(self.task.test))
         self.told(f"{key['weights']}, {key['bits']} bits, {key.get('groups', 'float')}, {key['statistics']} "
                   f"statistics: {100 * row['accuracy']:.2f} %, {row['bytes']:,} bytes, {row['seconds']:.0f} s")
 
@@ -213,16 +214,15 @@ def file_bytes(params: Any, model_state: Any) -> int:
         return path.stat().st_size
 
 
-def write(rows: Rows, config: Config) -> str:
+def write(rows: Rows, config: Config, images: int) -> str:
     """The network's table.md, whose text this is, and data.json; beside its folder the table.md of all networks."""
     with_what, portable = versions(), dataclasses.replace(config, folder=Config.folder, data_dir=None)
     packages = ", ".join(f"{k} {v}" for k, v in with_what.items() if isinstance(v, str) and k != "git")
     command = common.command("pretrained", portable)
-    # Rows by another estimate or of fewer images stay on disk, but are no repetitions of these.
-    asked = {"statistics_batches": config.statistics_batches, "statistics_batch": config.batch,
-             "test_images": rows.rows[0]["key"]["test_images"] if rows.rows else 0}  # fmt: skip
+    # Rows by another estimate or of other images stay on disk, but are no repetitions of these.
+    asked = {"statistics_batches": config.statistics_batches, "statistics_batch": config.batch, "test_images": images}
     own = [r for r in rows.rows if all(r["key"].get(field, value) == value for field, value in asked.items())]
-    title = f"{config.network}, {asked['test_images']:,} test images"
+    title = f"{config.network}, {images:,} test images"
     text = (f"    {command}\n\nDevice: {rows.device}, {os.cpu_count()} cores.\nVersions: {packages}.\n\n"
             + tables.detail(own, title).markdown())  # fmt: skip
     atomic_write_text(rows.folder / "table.md", text)
@@ -233,29 +233,31 @@ def write(rows: Rows, config: Config) -> str:
     return text
 
 
-def load(config: Config, dataset: data.Dataset | None = None) -> Classifier:
-    """The network's task on its real test images (or those given), the weights from `folder`."""
+def load(config: Config) -> Classifier:
+    """The network's task on its real test images, the weights from `folder`."""
     net, folder = network(config.network), Path(config.folder)
     path = folder / f"{config.network}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no weights {path}; get them by: python -m experiments.pretrained fetch "
                                 f"{config.network} --folder {folder}")
     if not net.in_memory:
+        if config.tune:
+            raise ValueError(f"tune = {config.tune}: {config.network} would be trained on the photographs that it is "
+                             "judged on; give --tune='()'")
         return photos.make_task(net, path, folder / "photos")
-    dataset = dataset or data.load(net.dataset, config.data_dir)
+    dataset = data.load(net.dataset, config.data_dir)
     first = slice(config.test_images)
     dataset = dataclasses.replace(dataset, test_images=dataset.test_images[first],
                                   test_labels=dataset.test_labels[first])  # fmt: skip
     return make_task(net, path, dataset)
 
 
-def compute(config: Config, out: Path, dataset: data.Dataset | None = None,
-            told: Callable[[str], None] = lambda line: None) -> str:
+def compute(config: Config, out: Path, told: Callable[[str], None] = lambda line: None) -> str:
     """The study in the folder `out`/NETWORK; the text of its table."""
-    task = load(config, dataset)
+    task = load(config)
     rows = Rows(out / config.network)
     Study(config, task, rows, told).run()
-    return write(rows, config)
+    return write(rows, config, len(task.test))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,15 +3,15 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
-
 from experiments.rows import Row, markdown
 from experiments.studies import common
 from experiments.studies.common import Table
+from experiments.task import MEASURES
 
 WEIGHTS = ("nearest, absmax", "nearest, least squares", "transport, equal mass", "transport, Lloyd-Max masses")
 TUNED = {"mec": "fine-tuned, MEC", "lsq": "fine-tuned, LSQ", "float": "float, trained on"}
-_QUANTIZED = (*WEIGHTS, TUNED["mec"], TUNED["lsq"])
+METHODS = ("mec", "lsq")
+_QUANTIZED = (*WEIGHTS, *(TUNED[method] for method in METHODS))
 STATISTICS = ("own", "re-estimated")
 _MASSES = {"lloyd_max": "Lloyd-Max masses", None: "equal mass", "learned": "trained masses"}
 
@@ -26,7 +26,7 @@ def detail(rows: Sequence[Row], title: str) -> Table:
         accuracies = {of: [r["accuracy"] for r in those if r["key"]["statistics"] == of] for of in STATISTICS}
         lines.append((
             str(key["bits"]), key["weights"] + _steps(key), key.get("groups", ""), str(len(accuracies["own"])),
-            *map(_spread, accuracies.values()), common.significant(those[0].get("error"), 3), f"{those[0]['bytes']:,}",
+            *map(_percent, accuracies.values()), common.significant(those[0].get("error"), 3), f"{those[0]['bytes']:,}",
         ))  # fmt: skip
     return Table(title, columns, lines)
 
@@ -46,13 +46,13 @@ def summary(networks: Mapping[str, Sequence[Row]]) -> str:
 
 def _lines(name: str, rows: Sequence[Row]) -> Iterator[list[str]]:
     whole = {row["key"]["statistics"]: [row["accuracy"]] for row in rows if row["key"]["weights"] == "float"}
-    floats = [*(_spread(whole.get(of, [])) for of in STATISTICS), _spread(_most_seeds(rows, TUNED["float"]))]
+    floats = [*(_percent(whole.get(of, [])) for of in STATISTICS), _percent(_most_seeds(rows, TUNED["float"]))]
     rows = [row for row in rows if "groups" in row["key"]]
     places = {(row["key"]["groups"], row["key"]["bits"]) for row in rows}
     for groups, bits in sorted(places, key=lambda place: (place[0], -place[1])):
         own = [row for row in rows if (row["key"]["groups"], row["key"]["bits"]) == (groups, bits)]
         yield [name, f"{own[0]['key']['test_images']:,}", *floats, str(bits), groups,
-               *(_spread(_most_seeds(own, weights)) for weights in _QUANTIZED), f"{own[0]['bytes']:,}"]  # fmt: skip
+               *(_percent(_most_seeds(own, weights)) for weights in _QUANTIZED), f"{own[0]['bytes']:,}"]  # fmt: skip
 
 
 def _most_seeds(rows: Iterable[Row], weights: str) -> list[float]:
@@ -83,7 +83,5 @@ def _steps(key: Row) -> str:
     return f", {_MASSES[recipe.get('prior')]}, epsilon from {recipe['epsilon_start']:g}{steps}"
 
 
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return f"{100 * np.mean(values):.2f}" + (f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+def _percent(values: Sequence[float]) -> str:
+    return MEASURES["accuracy"].spread(values) if values else ""
