@@ -56,7 +56,8 @@ def of_arena(name: str) -> Panel:
 
 
 def of_runs(name: str) -> Panel:
-    """A panel of the rows that `experiments.collect` wrote; bytes of the files."""
+    """A panel of the rows that `experiments.collect` wrote; bytes of the files. What was run with fewer seeds than the
+    first method is left out."""
     rows = [row for row in rows_of(RESULTS / name) if trains(row)]
     measure, config = rows[0]["measure"], rows[0]["config"]
     kind = MEASURES[measure]
@@ -66,10 +67,13 @@ def of_runs(name: str) -> Panel:
         found.setdefault(method_of(row), {}).setdefault(np.log2(row["k"]), []).append(kind.factor * row["hard"])
         if method_of(row) == FIRST:
             sizes[np.log2(row["k"])] = row["bytes"]
-    scores = {method: {bits: float(np.mean(x)) for bits, x in own.items()} for method, own in found.items()}
-    if "float" not in scores:
+    if "float" not in found:
         raise ValueError(f"{name} has no run of method 'float', to compare with; experiments.campaign makes one")
-    floating = float(np.mean([*scores.pop("float").values()]))
+    floating = float(np.mean([np.mean(x) for x in found.pop("float").values()]))
+    seeds = {bits: len(x) for bits, x in found[FIRST].items()}
+    scores = {method: {bits: float(np.mean(x)) for bits, x in own.items() if len(x) >= seeds.get(bits, 0)}
+              for method, own in found.items()}  # fmt: skip
+    scores = {method: own for method, own in scores.items() if own}
     unit = f"test {kind.title}{' (%)' if '%' in kind.sign else ''}"
     return Panel(f"{config['dataset']}, {config['model']}", unit, scores, sizes, floating)
 

@@ -70,8 +70,11 @@ def test_what_cannot_be_collected_is_refused(folders, results, capsys):
 
 def test_panels_hold_the_means_of_the_rows(folders, results):
     collect.collect(results / "digits", folders)
-    panel = gallery.of_runs("digits")
     rows = [collect.row_of(f) for f in folders]
+    with (results / "digits" / "rows.jsonl").open("a") as file:
+        file.write(json.dumps({**rows[0], "run": "once", "method": "lsq"}) + "\n")
+    panel = gallery.of_runs("digits")
+    assert set(panel.scores) == {"mec"}, "one seed of LSQ is not drawn beside two"
     assert panel.scores["mec"] == {2.0: pytest.approx(50 * (rows[0]["hard"] + rows[1]["hard"]))}
     assert panel.floating == pytest.approx(100 * rows[2]["hard"]) and panel.sizes[2.0] == rows[0]["bytes"]
     plots.size_against_score(results / "sizes.png", [panel, panel])
