@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the campaigns' runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options, overrides = parser.parse_known_intermixed_args(arguments)
+    # argparse takes a field with a space in it, --size='(45, 60)', for a name.
+    overrides += [name for name in options.names if name.startswith("--")]
+    options.names = [name for name in options.names if not name.startswith("--")]
     options.data = dict(options.data)
     if unknown := [name for name in options.names if name not in NAMES]:
         parser.error(f"{', '.join(unknown)}: not of {', '.join(NAMES)}")

@@ -150,6 +150,7 @@ def test_the_suite_refuses_what_nothing_reads(capsys):
         (["arena/cifar10_resnet20", "--width=8"], "--width=8: fields go to campaigns"),
         (["camvid_deeplab", "--seeds=0"], "seeds = 0"), (["text8_large", "--seed=1"], "a campaign gives each run its"),
         (["text8_large", "--seeds=1", "nothing"], "nothing: not of"),
+        (["arena/cifar10_resnet20", "--size=(45, 60)"], "--size=(45, 60): fields go to campaigns"),
     ):  # fmt: skip
         with pytest.raises(SystemExit):
             suite.main(wrong)
