@@ -103,9 +103,9 @@ def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minute
         if path.is_file() and not is_of({"config": json.loads(path.read_text(encoding="utf-8"))}, config):
             raise ValueError(f"{folder} holds a run of another config; delete it, or give another --runs")
     for folder, config in asked.items():
-        if folder in {*missing, *starts} and not finished(folder):
-            train(config, folder, end)
         if folder in {*missing, *starts}:
+            if not finished(folder):
+                train(config, folder, end)
             collect(out, [folder])  # which refuses a start that is not the one of the rows that are there
     return collect(out, [])
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.rows import Row, markdown
+from experiments.task import MEASURES
 
 COLUMNS = ("k", "method", "last epoch", "best epoch", "below the first", "recovered, %", "soft to hard", "chosen")
 
@@ -65,6 +66,4 @@ def numbers(chosen: Mapping[str, float]) -> str:
 
 def percent(values: Sequence[float]) -> str:
     """Shares as per cent, mean +- std where there are several."""
-    if len(values) == 1:
-        return f"{100 * values[0]:.2f}"
-    return f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"
+    return MEASURES["accuracy"].spread(values)

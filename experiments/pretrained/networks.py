@@ -55,9 +55,9 @@ class Network:
 
     def build(self) -> nnx.Module:
         """The model, with random weights."""
-        where = (models.build, data.CLASSES) if self.in_memory else (imagenet_models.build, imagenet_models.CLASSES)
-        build, classes = where
-        return build(self.model, 3, self.size, classes[self.dataset], self.width, 0)
+        build = models.build if self.in_memory else imagenet_models.build
+        classes = (data.CLASSES | imagenet_models.CLASSES)[self.dataset]
+        return build(self.model, 3, self.size, classes, self.width, 0)
 
     @property
     def in_memory(self) -> bool:

@@ -24,8 +24,7 @@ class Task(OfSources):
     """A network that gives logits for every pixel, and images with masks: batches of 'image' uint8 [b, h, w, 3] and
     'label' int [b, h, w].
 
-    classes: names, colours and the label to ignore; mean, std:
-    of each channel of the pixels / 255.
+    classes: names, colours and the label to ignore; mean, std: of each channel of the pixels / 255.
     """
 
     classes: masks.Classes
