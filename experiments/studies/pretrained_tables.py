@@ -77,7 +77,7 @@ def _steps(key: Row) -> str:
     if "recipe" not in key:
         return ""
     recipe = key["recipe"]
-    steps = f", {recipe['soft_epochs'] + recipe['hard_epochs']} steps"
+    steps = f", {recipe['soft_epochs'] + recipe['hard_epochs']} steps, rate {recipe['learning_rate']:g}"
     if key["weights"] != TUNED["mec"]:
         return steps
     return f", {_MASSES[recipe.get('prior')]}, epsilon from {recipe['epsilon_start']:g}{steps}"
