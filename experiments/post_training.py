@@ -45,6 +45,16 @@ class Quantized(NamedTuple):
         return hardening.harden_tree(self.plan, params, self.quant, self.state, self.codes)
 
 
+def joined(one: Quantized, other: Quantized) -> Quantized:
+    """What either says of the leaves of one tree; no leaf may be in both."""
+    if both := set(one.plan.quantizers) & set(other.plan.quantizers):
+        raise ValueError(f"{sorted(both)} would be quantized twice; leave them to one of the two sets of rules")
+    quantizers = {**one.plan.quantizers, **other.plan.quantizers}
+    skipped = {path: why for path, why in one.plan.skipped.items() if path not in quantizers}
+    plan = Plan(quantizers, skipped, {**one.plan.shards, **other.plan.shards})
+    return Quantized(plan, one.quant | other.quant, one.state | other.state, one.codes | other.codes)
+
+
 def round_to_nearest(params: Any, rules: Sequence[Rule], bound: str = "absmax") -> Quantized:
     """The nearest of k levels a (2 j + 1 - k) / k, j = 0 to k - 1, of each group of weights; nothing is trained.
 

@@ -15,13 +15,15 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from experiments import foreign_transformers
 from experiments.foreign_transformers import DinoV2, SentenceBert
-from experiments.post_training import fine_tune
+from experiments.post_training import fine_tune, joined, round_to_nearest, transport_weights
 from experiments.pretrained import __main__ as command
 from experiments.pretrained import embedders, fetch, maps, name_map, passages
 from experiments.pretrained.networks import NETWORKS, Network
 from experiments.run import named
 from experiments.studies import pretrained
 from experiments.task import parts
+from mecq_jax import MEC, Rule
+from mecq_jax.rules import flatten
 from tests.test_published import tarred, zipped
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -123,7 +125,8 @@ def tiny(tmp_path, monkeypatch, rng):
     build = partial(SentenceBert, symbols=30, width=8, depth=2, heads=2, context=8)
     monkeypatch.setitem(foreign_transformers.EMBEDDERS, "tiny", build)
     rules = tuple(maps.sentence_bert())
-    net = Network(package=None, model="tiny", width=8, dataset="passages", embeds=True, name_map=rules)
+    net = Network(package=None, model="tiny", width=8, dataset="passages", embeds=True,
+                  tables="words/embedding", name_map=rules)  # fmt: skip
     monkeypatch.setitem(NETWORKS, "tiny", net)
     model = parts(net.build())
     layouts = {"linear": np.transpose, "same": np.asarray}
@@ -155,6 +158,23 @@ def test_a_fine_tune_brings_the_vectors_back(tiny):
     assert ends[30] < 0.5 * ends[1]
 
 
+def test_two_sets_of_rules_are_joined(tiny):
+    task = embedders.make_task(NETWORKS["tiny"], tiny / "tiny.safetensors", None, 30)
+    kernels = transport_weights(task.params, [Rule("blocks/.*/up/kernel", MEC(k=4))])
+    table = round_to_nearest(task.params, [Rule("words/embedding", pretrained.TABLE)])
+    both = joined(kernels, table)
+    assert set(both.plan.quantizers) == {"words/embedding", "blocks/0/up/kernel", "blocks/1/up/kernel"}
+    assert not set(both.plan.skipped) & set(both.plan.quantizers)
+    expected = flatten(kernels.dense(task.params))
+    expected["words/embedding"] = table.dense(task.params)["words"]["embedding"]
+    dense = flatten(both.dense(task.params))
+    for path in dense:
+        np.testing.assert_array_equal(dense[path], expected[path])
+    assert set(both.hard(task.params)) == set(dense)
+    with pytest.raises(ValueError, match="would be quantized twice"):
+        joined(both, table)
+
+
 def test_the_study_of_a_network_without_statistics(tiny, capsys):
     arguments = ["--network=tiny", f"--folder={tiny}", f"--out={tiny / 'out'}", "--batch=8", "--bits=2",
                  "--tune='mec',", "--groups='channel',", "--weights='transport, Lloyd-Max masses',", "--soft_steps=1",
@@ -163,6 +183,7 @@ def test_the_study_of_a_network_without_statistics(tiny, capsys):
     rows = json.loads((tiny / "out" / "tiny" / "data.json").read_text())["rows"]
     assert [row["key"]["weights"] for row in rows] == ["float", "transport, Lloyd-Max masses", "fine-tuned, MEC"]
     assert {row["key"]["statistics"] for row in rows} == {"own"} and {row["key"]["test_images"] for row in rows} == {30}
+    assert "error" not in rows[0] and 0 < rows[1]["error"] < rows[2]["error"]
     assert "tiny, 30 test passages" in (tiny / "out" / "tiny" / "table.md").read_text()
     capsys.readouterr()
     (tiny / "passages.safetensors").unlink()

