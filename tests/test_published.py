@@ -249,7 +249,8 @@ def row(accuracy, weights, statistics="own", bits=2, **key):
 
 @pytest.mark.fast
 def test_the_summary_shows_the_recipe_of_most_seeds():
-    recipe = {"soft_epochs": 3, "hard_epochs": 1, "learning_rate": 0.01, "prior": None, "epsilon_start": 0.1}
+    steps = {"soft_epochs": 3, "hard_epochs": 1, "learning_rate": 0.01}
+    recipe = {**steps, "prior": None, "epsilon_start": 0.1}
     tried = {"groups": "tensor", "recipe": {**recipe, "epsilon_start": 0.2}}
     chosen = {"groups": "tensor", "recipe": recipe}
     rows = [
@@ -257,7 +258,8 @@ def test_the_summary_shows_the_recipe_of_most_seeds():
         row(0.6, tables.WEIGHTS[0], "re-estimated", groups="tensor"),
         *(row(a, tables.TUNED["mec"], "re-estimated", seed=seed, **chosen) for seed, a in enumerate((0.7, 0.8))),
         row(0.99, tables.TUNED["mec"], "re-estimated", seed=0, **tried),
-        row(0.91, "float", "re-estimated", bits=32), row(0.8, tables.TUNED["float"], bits=32, seed=0, recipe=recipe),
+        row(0.91, "float", "re-estimated", bits=32), row(0.8, tables.TUNED["float"], bits=32, seed=0, recipe=steps),
+        row(0.1, tables.TUNED["float"], bits=32, seed=0, recipe={**steps, "learning_rate": 0.1}),
     ]  # fmt: skip
     text = tables.summary({"n": rows})
     lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines()]

@@ -36,6 +36,7 @@ def summary(networks: Mapping[str, Sequence[Row]]) -> str:
     figures are the float network's.
 
     Of fine-tunes that differ in their recipe, the one that was run with most seeds stands here, the later of equals.
+    The float network is trained on by MEC's.
     """
     columns = ("network", "examples", "float, %", "re-estimated, %", "trained on, %", "bits", "levels per",
                *(f"{w}, %" for w in _QUANTIZED), "bytes")  # fmt: skip
@@ -46,22 +47,29 @@ def summary(networks: Mapping[str, Sequence[Row]]) -> str:
 
 def _lines(name: str, rows: Sequence[Row]) -> Iterator[list[str]]:
     whole = {row["key"]["statistics"]: [row["accuracy"]] for row in rows if row["key"]["weights"] == "float"}
-    floats = [*(_percent(whole.get(of, [])) for of in STATISTICS), _percent(_most_seeds(rows, TUNED["float"]))]
+    floats = [_percent(whole.get(of, [])) for of in STATISTICS]
+    trained_on = [row for row in rows if row["key"]["weights"] == TUNED["float"]]
     rows = [row for row in rows if "groups" in row["key"]]
     places = {(row["key"]["groups"], row["key"]["bits"]) for row in rows}
     for groups, bits in sorted(places, key=lambda place: (place[0], -place[1])):
         own = [row for row in rows if (row["key"]["groups"], row["key"]["bits"]) == (groups, bits)]
-        yield [name, f"{own[0]['key']['test_images']:,}", *floats, str(bits), groups,
-               *(_percent(_most_seeds(own, weights)) for weights in _QUANTIZED), f"{own[0]['bytes']:,}"]  # fmt: skip
+        found = {weights: _most_seeds(own, weights) for weights in _QUANTIZED}
+        as_long = [row for row in trained_on for tuned in found[TUNED["mec"]][:1]
+                   if row["key"]["recipe"].items() <= tuned["key"]["recipe"].items()]  # fmt: skip
+        yield [name, f"{own[0]['key']['test_images']:,}", *floats, _accuracy(as_long), str(bits), groups,
+               *map(_accuracy, found.values()), f"{own[0]['bytes']:,}"]  # fmt: skip
 
 
-def _most_seeds(rows: Iterable[Row], weights: str) -> list[float]:
-    """Accuracies of these weights by the recipe that was run with most seeds, the later of equals; with statistics
-    re-estimated, or, where they were not, with the network's own."""
+def _most_seeds(rows: Iterable[Row], weights: str) -> list[Row]:
+    """Rows of these weights by the recipe that was run with most seeds, the later of equals."""
     kinds = _kinds(row for row in rows if row["key"]["weights"] == weights)
-    chosen = max(reversed(kinds), key=len, default=[])
-    last = [r["accuracy"] for r in chosen if r["key"]["statistics"] == STATISTICS[1]]
-    return last or [r["accuracy"] for r in chosen]
+    return max(reversed(kinds), key=len, default=[])
+
+
+def _accuracy(rows: Sequence[Row]) -> str:
+    """With statistics re-estimated, or, where they were not, with the network's own."""
+    last = [r["accuracy"] for r in rows if r["key"]["statistics"] == STATISTICS[1]]
+    return _percent(last or [r["accuracy"] for r in rows])
 
 
 def _kinds(rows: Iterable[Row]) -> list[list[Row]]:
