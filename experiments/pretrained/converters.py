@@ -66,12 +66,9 @@ for group in json.loads(place.read_text())["weightsManifest"]:
 save_file(found, sys.argv[2])
 """
 
-_COPY = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
-
 _BY_SUFFIX = {
     **dict.fromkeys((".pth", ".pt"), Converter("PyTorch", ("torch==2.13.0", "safetensors", "numpy"), _TORCH)),
     ".h5": Converter("h5py", ("h5py>=3.11,<4", "safetensors", "numpy"), _KERAS),
-    ".safetensors": Converter("a copy", (), _COPY),
     ".json": Converter("the reader of TF.js models", (), _TFJS),
 }
 

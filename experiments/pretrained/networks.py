@@ -15,10 +15,11 @@ from experiments.foreign_transformers import EMBEDDERS
 from experiments.pretrained import maps
 from experiments.pretrained.name_map import Rename, load_by_map
 from experiments.run import named, unflatten
-from experiments.task import parts
+from experiments.task import Task, parts
 from mecq_jax import artifact
 
-T = TypeVar("T", bound=Classifier)
+C = TypeVar("C", bound=Classifier)
+T = TypeVar("T", bound=Task)
 Statistics = tuple[Sequence[float], Sequence[float]]
 _PIXELS = "state/pixels/"
 # Of keras-applications' 'caffe' mode: 255 x - these, in the order of our channels.
@@ -79,7 +80,9 @@ class Network:
 
     def config(self) -> Config:
         """A config of its task."""
-        own: dict[str, Any] = {"augment": "crop_flip"} if self.in_memory else {"size": (self.size, self.size)}
+        own: dict[str, Any] = {} if self.embeds or not self.in_memory else {"augment": "crop_flip"}
+        if self.dataset in imagenet_models.CLASSES:
+            own["size"] = (self.size, self.size)
         return Config(dataset=self.dataset, model=self.model, width=self.width, **own)
 
 
@@ -195,9 +198,13 @@ def load(net: Network, path: Path | str, like: Mapping[str, Any], statistics: St
     return found
 
 
-def started(net: Network, path: Path | str, task: T) -> T:
+def started(net: Network, path: Path | str, task: C) -> C:
     """The task with the parameters of the file."""
-    found = load(net, path, named(task.params, task.model_state), task.statistics)
+    return with_tensors(task, load(net, path, named(task.params, task.model_state), task.statistics))
+
+
+def with_tensors(task: T, found: dict[str, np.ndarray]) -> T:
+    """The task with these parameters and state, by our names."""
     params, model_state = unflatten(found, task)
     return dataclasses.replace(task, params=params, model_state=model_state)
 
@@ -213,8 +220,6 @@ def write_float_run(net: Network, path: Path | str, folder: Path, statistics: St
 
     It holds the mean and std of the task's training images where the network had others: train on the same ones.
     """
-    if net.embeds:
-        raise ValueError(f"{net.model} gives vectors, not classes; `experiments.studies.pretrained` judges it")
     model = parts(net.build())
     like = named(model["params"], model["model_state"])
     folder.mkdir(parents=True, exist_ok=True)

