@@ -250,7 +250,7 @@ def row(accuracy, weights, statistics="own", bits=2, **key):
 @pytest.mark.fast
 def test_the_summary_shows_the_recipe_of_most_seeds():
     steps = {"soft_epochs": 3, "hard_epochs": 1, "learning_rate": 0.01}
-    recipe = {**steps, "prior": None, "epsilon_start": 0.1}
+    recipe = {**steps, "prior": None, "epsilon_start": 0.1, "epsilon_end": 0.01}
     tried = {"groups": "tensor", "recipe": {**recipe, "epsilon_start": 0.2}}
     chosen = {"groups": "tensor", "recipe": recipe}
     rows = [
@@ -266,5 +266,5 @@ def test_the_summary_shows_the_recipe_of_most_seeds():
     assert lines[0] == ["network", "examples", "float, %", "re-estimated, %", "trained on, %", "bits", "levels per",
                         "nearest, absmax, %", "fine-tuned, MEC, %", "bytes"]  # fmt: skip
     assert lines[2:] == [["n", "10", "90.00", "91.00", "80.00", "2", "tensor", "60.00", "75.00 ± 7.07", "2,000"]]
-    text = tables.detail(rows, "title").markdown()
-    assert "| 2 | fine-tuned, MEC, equal mass, epsilon from 0.2, 4 steps, rate 0.01 | tensor | 0 |  | 99.00 |" in text
+    tuned = "fine-tuned, MEC, equal mass, epsilon from 0.2 to 0.01, 4 steps, rate 0.01"
+    assert f"| 2 | {tuned} | tensor | 0 |  | 99.00 |" in tables.detail(rows, "title").markdown()

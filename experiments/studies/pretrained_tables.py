@@ -88,7 +88,8 @@ def _steps(key: Row) -> str:
     steps = f", {recipe['soft_epochs'] + recipe['hard_epochs']} steps, rate {recipe['learning_rate']:g}"
     if key["weights"] != TUNED["mec"]:
         return steps
-    return f", {_MASSES[recipe.get('prior')]}, epsilon from {recipe['epsilon_start']:g}{steps}"
+    epsilon = f"epsilon from {recipe['epsilon_start']:g} to {recipe['epsilon_end']:g}"
+    return f", {_MASSES[recipe.get('prior')]}, {epsilon}{steps}"
 
 
 def _percent(values: Sequence[float]) -> str:
