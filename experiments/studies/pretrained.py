@@ -14,7 +14,8 @@ but "float" and after a fine-tune: to the nearest of 16 equally spaced levels of
     python -m experiments.pretrained fetch resnet50                               # and `fetch photos`
     python -m experiments.studies.pretrained --network=resnet50 --tune='()' --batch=16 --statistics_batches=30
     python -m experiments.pretrained fetch minilm                                 # and `fetch passages`
-    python -m experiments.studies.pretrained --network=minilm --tune_groups=channel --batch=32 --learning_rate=4e-4
+    python -m experiments.studies.pretrained --network=minilm --tune_groups=channel --batch=32 --learning_rate=4e-4 \\
+        --entropy_weight=0.0 --epsilon_end=0.005     # below that 8 and 16 levels a channel are lost: see rates.md
     python -m experiments.pretrained fetch dinov2                                 # a row takes 1.5 minutes of a core
     python -m experiments.studies.pretrained --network=dinov2 --tune='()' --test_images=1000
 
