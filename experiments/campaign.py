@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments import config as configs
-from experiments import run as runs
-from experiments import status
-from experiments.collect import RESULTS, collect, finished, of_config, rows_of
 from experiments.config import Config
-from experiments.divergence import Diverged
-from experiments.preemption import EXIT_STATUS, Preempted, stop_on_sigterm
-from experiments.progress import bar
-from experiments.rows import Row
+from experiments.reporting.collect import RESULTS, collect, finished, of_config, rows_of
+from experiments.reporting.rows import Row
+from experiments.runtime import console as status
+from experiments.runtime.divergence import Diverged
+from experiments.runtime.interruption import EXIT_STATUS, Preempted, stop_on_sigterm
+from experiments.runtime.progress import bar
+from experiments.training import run as runs
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mecq_jax import Newton, PerBlock, PerChannel, PerTensor, catalog
-from mecq_jax.quantizer import Quantizer
-from mecq_jax.rules import Rule, default_rules
+from mecq_jax import quantizers
+from mecq_jax.granularity import PerBlock, PerChannel, PerTensor
+from mecq_jax.params import Rule, default_rules
+from mecq_jax.quantizers import Quantizer
+from mecq_jax.transport import Newton
 
 T = TypeVar("T")
 # 'float' quantizes nothing and trains on under the recipe: what the others are measured against.
-METHODS = (*catalog.QUANTIZERS, "float")
+METHODS = (*quantizers.QUANTIZERS, "float")
 # The method and its ablations, which take its fields.
 MEC_METHODS = ("mec", "mec_hard_forward", "softmax")
 # Those whose hard epochs freeze the codes: soft to the end of the soft phase, with levels that train on.
@@ -152,7 +154,7 @@ class Config:
             options |= {"codebook": self.codebook, "solver": solver, "gradient": self.gradient, "prior": self.prior}
             if self.method != "softmax":  # which is balance 0
                 options["balance"] = self.balance
-        return catalog.make(self.method, **options)
+        return quantizers.get_quantizer(self.method, **options)
 
 
 def load(path: str | Path) -> Config:

@@ -20,15 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import config as configs
-from experiments import plots
-from experiments.classify import make_task
 from experiments.config import Config
-from experiments.progress import bar
-from experiments.run import Result, run
-from experiments.runfolder import atomic_write_text, read_metrics
-from mecq_jax import semidual, transport
-from mecq_jax.artifact import write_whole
-from mecq_jax.rules import flatten
+from experiments.reporting import plots
+from experiments.runtime.progress import bar
+from experiments.runtime.run_folder import atomic_write_text, read_metrics
+from experiments.tasks.classification import make_task
+from experiments.training.run import Result, run
+from mecq_jax import transport
+from mecq_jax.params import leaves_by_path
+from mecq_jax.storage import write_atomically
 
 CONFIG = Path(__file__).parent / "configs" / "digits_cnn_w2.py"
 LAYER = "convs/2/kernel"
@@ -47,7 +47,7 @@ class Trace:
             self.levels.append(np.asarray(levels[0]))
             codes = np.asarray(state.codes[LAYER]).ravel()
             self.occupancy.append(np.bincount(codes, minlength=len(self.levels[-1])) / codes.size)
-            weights = np.asarray(flatten(state.params)[LAYER]).ravel()
+            weights = np.asarray(leaves_by_path(state.params)[LAYER]).ravel()
             self.weights = [*self.weights[:1], weights]
 
     def save(self, path: Path) -> None:
@@ -55,7 +55,7 @@ class Trace:
         archive = io.BytesIO()
         np.savez(archive, steps=np.array(self.steps), levels=np.stack(self.levels), occupancy=np.stack(self.occupancy),
                  weights_before=self.weights[0], weights_after=self.weights[-1], title=np.array(LAYER))  # fmt: skip
-        write_whole(path, archive.getvalue())
+        write_atomically(path, archive.getvalue())
 
 
 def draw(root: Path, trace: Trace) -> None:
@@ -77,7 +77,7 @@ def draw(root: Path, trace: Trace) -> None:
     for epsilon in (0.3, 0.05, 0.01):
         e = epsilon * after.var()
         g = transport.solve(after, levels, e).potentials
-        p = np.asarray(semidual.probabilities(jnp.asarray(grid), jnp.asarray(levels), g, jnp.float32(e))).T
+        p = np.asarray(transport.probabilities(jnp.asarray(grid), jnp.asarray(levels), g, jnp.float32(e))).T
         curves.append((f"epsilon = {epsilon} var(w)", grid, p, p @ levels))
     plots.assignment_curves(root / "assignment.png", curves, f"Assignment of weights to levels, {LAYER}")
 

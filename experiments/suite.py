@@ -21,9 +21,9 @@ from experiments import config as configs
 from experiments.arena import protocol
 from experiments.arena.protocol import Arena, Clock, Paused
 from experiments.arena.table import table
-from experiments.collect import RESULTS
-from experiments.divergence import Diverged
-from experiments.preemption import EXIT_STATUS, Preempted
+from experiments.reporting.collect import RESULTS
+from experiments.runtime.divergence import Diverged
+from experiments.runtime.interruption import EXIT_STATUS, Preempted
 
 ARENAS = ("arena/cifar10_resnet20", "arena/cifar10_vgg_small", "arena/cifar100_resnet20")
 ON_A_CPU = ("camvid", "text8")

@@ -28,12 +28,13 @@ from pathlib import Path
 import jax
 
 from experiments import config as configs
-from experiments import devices, tasks
-from experiments import run as runs
 from experiments.config import Config
-from experiments.divergence import Diverged
-from experiments.preemption import EXIT_STATUS, Preempted, stop_on_sigterm
-from experiments.progress import bar
+from experiments.runtime import devices
+from experiments.runtime.divergence import Diverged
+from experiments.runtime.interruption import EXIT_STATUS, Preempted, stop_on_sigterm
+from experiments.runtime.progress import bar
+from experiments.tasks import registry as tasks
+from experiments.training import run as runs
 
 
 def _quiet_orbax() -> None:

@@ -1,43 +1,33 @@
-"""mecq_jax: train JAX networks at 1 to 4 bits by maximum-entropy assignment of weights, and ship them packed.
+"""mecq_jax: train JAX networks at 1 to 4 bits by maximum-entropy assignment of weights, and ship them packed."""
 
-Names are loaded on first use, so that `mecq_jax.reader` can be imported where JAX is not installed.
-"""
+from mecq_jax import experimental as experimental
+from mecq_jax import export as export
+from mecq_jax import granularity as granularity
+from mecq_jax import inference as inference
+from mecq_jax import nn as nn
+from mecq_jax import params as params
+from mecq_jax import quantizers as quantizers
+from mecq_jax import storage as storage
+from mecq_jax import training as training
+from mecq_jax import transport as transport
+from mecq_jax.granularity import PerBlock as PerBlock
+from mecq_jax.granularity import PerChannel as PerChannel
+from mecq_jax.granularity import PerTensor as PerTensor
+from mecq_jax.nn import QuantConv as QuantConv
+from mecq_jax.nn import QuantDense as QuantDense
+from mecq_jax.nn import quantize as quantize
+from mecq_jax.params import Rule as Rule
+from mecq_jax.params import default_rules as default_rules
+from mecq_jax.params import quantize_tree as quantize_tree
+from mecq_jax.quantizers import MEC as MEC
+from mecq_jax.quantizers import get_quantizer as get_quantizer
+from mecq_jax.quantizers.baselines import LSQ as LSQ
+from mecq_jax.quantizers.baselines import STE as STE
+from mecq_jax.storage import load as load
+from mecq_jax.storage import save as save
+from mecq_jax.storage import verify as verify
+from mecq_jax.transport import Newton as Newton
+from mecq_jax.transport import Ott as Ott
+from mecq_jax.transport import Sinkhorn as Sinkhorn
 
-import importlib
-
-_HOME = {
-    "PerTensor": "grouping",
-    "PerChannel": "grouping",
-    "PerBlock": "grouping",
-    "Newton": "transport",
-    "Sinkhorn": "transport",
-    "Ott": "transport",
-    "MEC": "mec",
-    "LSQ": "uniform",
-    "STE": "uniform",
-    "make": "catalog",
-    "Rule": "rules",
-    "default_rules": "rules",
-    "quantize_tree": "tree",
-    "apply_tree": "tree",
-    "QuantDense": "layers",
-    "QuantConv": "layers",
-    "quantize": "layers",
-    "Trainer": "training",
-    "harden_tree": "hardening",
-    "save": "artifact",
-    "load": "artifact",
-    "verify": "artifact",
-}
-__all__ = sorted(_HOME)
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"mecq_jax.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'mecq_jax' has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted([*globals(), *_HOME])

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from mecq_jax import reader
+import mecq_reader
+from mecq_jax import export, inference, storage
 
 FORMATS = ("onnx", "stablehlo")
 NAMES = {"float32": "float", "float64": "double"}  # of NumPy's types, as ONNX Runtime has them
@@ -33,8 +34,8 @@ class UsageError(ValueError):
 
 def inspect(path: Path) -> str:
     """A table of the file's tensors and what they weigh."""
-    spec, raws = reader.read_raw(path)
-    tensors = reader.assemble(spec, raws)
+    spec, raws = mecq_reader.read_raw(path)
+    tensors = mecq_reader.assemble(spec, raws)
     lines = [f"{'tensor':40} {'shape':16} {'type':9} {'levels':>6} {'groups':>6} {'bytes':>10} {'bits':>6}"]
     packed_weights = packed_bytes = dense = 0
     for name, t in tensors.items():
@@ -59,14 +60,12 @@ def inspect(path: Path) -> str:
 
 def verify(path: Path) -> str:
     """A sentence about a file that is sound; ArtifactError otherwise."""
-    from mecq_jax import artifact, packed
-
-    by_numpy = reader.read_dense(path)
-    by_jax = packed.dense(packed.to_device(artifact.load(path)))
+    by_numpy = mecq_reader.read_dense(path)
+    by_jax = inference.dense(inference.to_device(storage.load(path)))
     for name, array in by_numpy.items():
         found = np.asarray(by_jax[name])  # JAX has bfloat16, which NumPy lacks, and by default no 64 bits
         if found.tobytes() != array.astype(found.dtype).tobytes():
-            raise reader.ArtifactError(f"{name!r} of {str(path)!r}: NumPy and JAX decode it differently; report this")
+            raise mecq_reader.ArtifactError(f"{name!r} of {str(path)!r}: NumPy and JAX decode it differently; report this")
     weights = sum(array.size for array in by_numpy.values())
     return f"{path}: checksum and invariants hold; NumPy and JAX decode all {weights:,} numbers alike"
 
@@ -96,14 +95,12 @@ def load_array(path: Path) -> np.ndarray:
 
 def export_file(path: Path, to: str, out: Path, model: str, inputs: Path | None, ranges: Path | None) -> str:
     """Write the network of a packed file in another format; a sentence about it."""
-    from mecq_jax import artifact, export, integer
-
-    tensors: Mapping[str, Any] = artifact.load(path)
-    forward, x = build(model, reader.read_spec(path).get("extra", {}))
+    tensors: Mapping[str, Any] = storage.load(path)
+    forward, x = build(model, mecq_reader.read_spec(path).get("extra", {}))
     x = x if inputs is None else load_array(inputs)
     options, how = {}, ""
     if ranges is not None:
-        grid = integer.on_grid(forward, tensors, load_array(ranges))
+        grid = export.integer_grid(forward, tensors, load_array(ranges))
         forward, tensors, options, how = grid.forward, grid.tensors, {"tolerance": 0.0}, ", bit for bit"
     size = getattr(export, to)(out, forward, tensors, x, **options)
     return f"{out}: {size:,} bytes; it was run on {len(x)} inputs and computes what JAX computes{how}"
@@ -111,8 +108,6 @@ def export_file(path: Path, to: str, out: Path, model: str, inputs: Path | None,
 
 def run_onnx(path: Path, inputs: Path, out: Path | None) -> str:
     """ONNX Runtime's answer to the inputs."""
-    from mecq_jax import export
-
     x = load_array(inputs)
     data = path.read_bytes()
     try:
@@ -141,13 +136,13 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     for name in ("inspect", "verify"):
         commands.add_parser(name, help=globals()[name].__doc__).add_argument("file", type=Path)
-    export = commands.add_parser("export", help="write the network for other runtimes")
-    export.add_argument("file", type=Path)
-    export.add_argument("--to", choices=FORMATS, required=True)
-    export.add_argument("-o", "--out", type=Path, required=True)
-    export.add_argument("--model", required=True, metavar="MODULE:FUNCTION", help="extra -> (forward, inputs)")
-    export.add_argument("--input", type=Path, help="inputs to compare on, .npy (default: those that MODEL gives)")
-    export.add_argument("--grid", type=Path, help="inputs that set the ranges of an integer grid, .npy")
+    exporting = commands.add_parser("export", help="write the network for other runtimes")
+    exporting.add_argument("file", type=Path)
+    exporting.add_argument("--to", choices=FORMATS, required=True)
+    exporting.add_argument("-o", "--out", type=Path, required=True)
+    exporting.add_argument("--model", required=True, metavar="MODULE:FUNCTION", help="extra -> (forward, inputs)")
+    exporting.add_argument("--input", type=Path, help="inputs to compare on, .npy (default: those that MODEL gives)")
+    exporting.add_argument("--grid", type=Path, help="inputs that set the ranges of an integer grid, .npy")
     run = commands.add_parser("run", help="run an ONNX file on inputs")
     run.add_argument("file", type=Path)
     run.add_argument("--input", type=Path, required=True, help=".npy")

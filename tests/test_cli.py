@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mecq_jax import artifact, cli
-from mecq_jax.grouping import PerTensor
-from mecq_jax.packing import HardTensor
+from mecq_jax import cli, storage
+from mecq_jax.granularity import PerTensor
+from mecq_jax.storage import QuantizedTensor
 
 pytestmark = pytest.mark.fast
 
@@ -26,9 +26,9 @@ def linear(extra):
 
 @pytest.fixture
 def file(tmp_path, rng):
-    tensor = HardTensor(rng.integers(0, 4, (1, 40), dtype=np.uint8), rng.normal(size=(1, 4)).astype(np.float32),
+    tensor = QuantizedTensor(rng.integers(0, 4, (1, 40), dtype=np.uint8), rng.normal(size=(1, 4)).astype(np.float32),
                         (8, 5), PerTensor())  # fmt: skip
-    artifact.save(tmp_path / "m.safetensors", {"w": tensor, "b": np.zeros(5, np.float32)}, extra={"scale": 0.5})
+    storage.save(tmp_path / "m.safetensors", {"w": tensor, "b": np.zeros(5, np.float32)}, extra={"scale": 0.5})
     return tmp_path / "m.safetensors"
 
 
@@ -43,14 +43,14 @@ def test_inspect_and_verify(file, capsys):
 
 
 def test_verify_knows_what_jax_does_not_hold(tmp_path, rng, capsys):
-    tensors = {name: HardTensor(rng.integers(0, 4, (1, 40), dtype=np.uint8), rng.normal(size=(1, 4)).astype(np.float32),
+    tensors = {name: QuantizedTensor(rng.integers(0, 4, (1, 40), dtype=np.uint8), rng.normal(size=(1, 4)).astype(np.float32),
                                 (8, 5), PerTensor(), name) for name in ("bfloat16", "float16", "float64")}  # fmt: skip
-    artifact.save(tmp_path / "m", {**tensors, "a": np.float64(0.1), "b": np.array([2**40, -1]), "c": np.array([True])})
+    storage.save(tmp_path / "m", {**tensors, "a": np.float64(0.1), "b": np.array([2**40, -1]), "c": np.array([True])})
     assert cli.main(["verify", str(tmp_path / "m")]) == 0, capsys.readouterr().err
 
 
 def test_names_do_not_steer_the_terminal(tmp_path, capsys):
-    artifact.save(tmp_path / "m", {"a\x1b[2Jb": np.zeros(2, np.float32)})
+    storage.save(tmp_path / "m", {"a\x1b[2Jb": np.zeros(2, np.float32)})
     assert cli.main(["inspect", str(tmp_path / "m")]) == 0
     assert "\x1b" not in capsys.readouterr().out
 
@@ -76,7 +76,7 @@ def test_export_and_run(file, to, tmp_path, capsys):
         np.save(tmp_path / "x.npy", x)
         arguments = ["run", str(out), "--input", str(tmp_path / "x.npy")]
         assert cli.main([*arguments, "-o", str(tmp_path / "y.npy")]) == 0
-        dense = artifact.load(file)["w"].dense()
+        dense = storage.load(file)["w"].dense()
         np.testing.assert_allclose(np.load(tmp_path / "y.npy"), np.tanh(x @ dense * 0.5), rtol=1e-5, atol=1e-6)
         assert cli.main(arguments) == 0
         for wrong, message in ((x[:, :4], "float32 [3, 4]"), (x.astype(np.float64), "float64 [3, 8]")):

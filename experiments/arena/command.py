@@ -7,8 +7,8 @@ from pathlib import Path
 
 from experiments import config as configs
 from experiments.arena.protocol import Arena, Clock, Paused
-from experiments.preemption import EXIT_STATUS
-from experiments.rows import Row
+from experiments.reporting.rows import Row
+from experiments.runtime.interruption import EXIT_STATUS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "arena"
 

@@ -21,21 +21,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data
+import mecq_reader
 from experiments.arena.methods import CONTINUED, METHODS, Numbers
-from experiments.arena.qwix_task import ADVICE, qwix_task
+from experiments.arena.qwix import ADVICE, qwix_task
 from experiments.arena.table import summary, table
 from experiments.arena.team import Member, Team
-from experiments.classify import Task, make_task
 from experiments.config import Config
-from experiments.outside import installed
-from experiments.rows import Row, Rows
-from experiments.run import named, unflatten
-from experiments.runfolder import atomic_write_text, differences, to_json
-from mecq_jax import artifact, reader, tree
-from mecq_jax.hardening import harden_tree
-from mecq_jax.packing import HardTensor
-from mecq_jax.rules import flatten
+from experiments.data import in_memory as data
+from experiments.reporting.rows import Row, Rows
+from experiments.runtime.packages import installed
+from experiments.runtime.run_folder import atomic_write_text, differences, to_json
+from experiments.tasks.classification import Task, make_task
+from experiments.training.run import named, unflatten
+from mecq_jax import storage
+from mecq_jax.params import apply_codes, harden_tree, leaves_by_path, replace_leaves
+from mecq_jax.storage import QuantizedTensor
 
 Say = Callable[[str], None]
 
@@ -116,9 +116,9 @@ def float_members(arena: Arena, task: Task, folder: Path, clock: Clock, say: Say
             team = Team(task, config, [Member(seed, own.params, own.model_state)], quantized=False)
             clock.train(team, folder / "checkpoints" / f"float-{seed}")
             state = team.member(team.state, 0)
-            artifact.save(path, named(state.params, state.model_state))
+            storage.save(path, named(state.params, state.model_state))
             say(f"float network of seed {seed} trained")
-        members.append(Member(seed, *unflatten(reader.read_dense(path), own)))
+        members.append(Member(seed, *unflatten(mecq_reader.read_dense(path), own)))
     return members
 
 
@@ -153,18 +153,18 @@ def _shipped_accuracy(team: Team, state: Any) -> float:
     """The accuracy of a packed file, written and read again; of what cannot be packed (float, diverged), as it is."""
     task = team.task
     quantized = (team.plan, state.params, state.quant, state.quant_state, state.codes)
-    trained = tree.apply_codes(*quantized)
+    trained = apply_codes(*quantized)
     if not team.plan.quantizers or not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(trained)):
         return task.evaluate(trained, state.model_state)
     hard: Mapping[str, Any] = harden_tree(*quantized)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        artifact.save(path, hard)
-        dense = {n: jnp.asarray(x.dense() if isinstance(x, HardTensor) else x) for n, x in artifact.load(path).items()}
-    changed = [n for n, x in flatten(trained).items() if not bool((x == dense[n]).all())]
+        storage.save(path, hard)
+        dense = {n: jnp.asarray(x.dense() if isinstance(x, QuantizedTensor) else x) for n, x in storage.load(path).items()}
+    changed = [n for n, x in leaves_by_path(trained).items() if not bool((x == dense[n]).all())]
     if changed:
         raise RuntimeError(f"the packed file holds other weights than were trained in {changed}")
-    return task.evaluate(tree.replace_leaves(state.params, dense), state.model_state)
+    return task.evaluate(replace_leaves(state.params, dense), state.model_state)
 
 
 def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None) -> list[Row]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.rows import Row, markdown
-from experiments.task import MEASURES
+from experiments.reporting.rows import Row, markdown
+from experiments.tasks.base import MEASURES
 
 COLUMNS = ("k", "method", "last epoch", "best epoch", "below the first", "recovered, %", "soft to hard", "chosen")
 

@@ -23,14 +23,14 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from experiments import checkpoint, data
-from experiments.classify import Task
 from experiments.config import Config
-from experiments.recipe import float_trainer, phases, quantized_trainer
-from experiments.runfolder import atomic_write_text
-from mecq_jax import tree
-from mecq_jax.rules import Plan, Rule
-from mecq_jax.training import Trainer, TrainState
+from experiments.data import in_memory as data
+from experiments.runtime import checkpoint
+from experiments.runtime.run_folder import atomic_write_text
+from experiments.tasks.classification import Task
+from experiments.training.recipe import float_trainer, phases, quantized_trainer
+from mecq_jax.params import Plan, Rule, quantize_tree
+from mecq_jax.training import Steps, TrainState
 
 # Fields of a config in which the members of a team may differ: numbers that only enter the step's arithmetic.
 TRACED = (
@@ -94,12 +94,12 @@ class Team:
     def _start(self, member: Member) -> TrainState:
         quant, quant_state = {}, {}  # type: ignore[var-annotated]
         if self.phases[0] != "float":
-            self.plan, quant, quant_state = tree.quantize_tree(member.params, self.rules)
+            self.plan, quant, quant_state = quantize_tree(member.params, self.rules)
         trainer = self._trainer({name: float(getattr(self.config, name)) for name in TRACED} | dict(member.numbers))
         key = jax.random.key(member.seed)
         return trainer.init(member.params, quant, quant_state, member.model_state, key)
 
-    def _trainer(self, numbers: Mapping[str, Any]) -> Trainer:
+    def _trainer(self, numbers: Mapping[str, Any]) -> Steps:
         """The config's trainer at these numbers, which may be traced."""
         config = dataclasses.replace(self.config, **numbers)
         if self.phases[0] == "float":

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments import data
 from experiments.arena.team import Member, Team
-from experiments.classify import Task, cross_entropy, train_accuracy
-from experiments.task import rest_of
-from mecq_jax import MEC, losses, training, tree
-from mecq_jax.grouping import from_groups, to_groups
-from mecq_jax.rules import Rule, default_rules, flatten, make_plan
+from experiments.data import in_memory as data
+from experiments.tasks.base import rest_of
+from experiments.tasks.classification import Task, cross_entropy, train_accuracy
+from mecq_jax import training
+from mecq_jax.granularity import from_groups, to_groups
+from mecq_jax.params import Rule, apply_codes, default_rules, leaves_by_path, make_plan
+from mecq_jax.quantizers import MEC
 
 NORM_BATCHES = 40
 
@@ -32,7 +33,7 @@ class Distilled(Task):
         images = self.augmented(rng, batch["image"])
         model = self.model(params, model_state["own"], training=True)
         logits = model(self.inputs(images)).astype(jnp.float32)
-        loss = losses.distillation(logits, super().logits(*model_state["teacher"], images))
+        loss = training.distillation(logits, super().logits(*model_state["teacher"], images))
         return loss, ({**model_state, "own": rest_of(model)}, train_accuracy(logits, batch["label"]))
 
 
@@ -54,7 +55,7 @@ class CodingLength(Task):
         z = model(self.inputs(self.augmented(rng, batch["image"])))
         model.head = head
         logits = head(z).astype(jnp.float32)
-        length = losses.coding_length(z) / z.shape[0]
+        length = training.coding_length(z) / z.shape[0]
         loss = cross_entropy(logits, batch["label"]) - self.weight * length
         return loss, (rest_of(model), {**train_accuracy(logits, batch["label"]), "coding_length": length})
 
@@ -106,7 +107,7 @@ def by_depth(first: float, last: float) -> Callable[[Task, MEC], list[Rule]]:
     def rules(task: Task, quantizer: MEC) -> list[Rule]:
         usual = default_rules(quantizer, task.order)
         planned = make_plan(task.params, usual).quantizers
-        paths = [path for path in flatten(task.order) if path in planned]
+        paths = [path for path in leaves_by_path(task.order) if path in planned]
         factors = np.geomspace(first, last, len(paths)).tolist()
         tempered = [_as(Tempered, quantizer, factor=factor) for factor in factors]
         each = [Rule(re.escape(path), own) for path, own in zip(paths, tempered, strict=True)]
@@ -124,8 +125,8 @@ def reestimate(team: Team) -> None:
         rows = data.epoch_indices(member.seed, team.done, len(labels), team.config.batch)[:NORM_BATCHES]
         batches = ({"image": team.images[r], "label": team.labels[r]} for r in jnp.asarray(rows))
         key = jax.random.fold_in(state.rng, team.done)
-        weights = tree.apply_codes(team.plan, state.params, state.quant, state.quant_state, state.codes)
-        found.append(training.reestimate(team.task.loss_fn, weights, state.model_state, batches, key))
+        weights = apply_codes(team.plan, state.params, state.quant, state.quant_state, state.codes)
+        found.append(training.reestimate_batch_stats(team.task.loss_fn, weights, state.model_state, batches, key))
     team.state = team.state._replace(model_state=jax.tree.map(lambda *x: jnp.stack(x), *found))
 
 

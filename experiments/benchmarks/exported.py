@@ -22,10 +22,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import models
 from experiments.benchmarks import measure
-from experiments.rows import Row
-from mecq_jax import LSQ, artifact, default_rules, export, harden_tree, inference, layers, quantize_tree
+from experiments.models import small as models
+from experiments.reporting.rows import Row
+from mecq_jax import export, inference, nn, storage
+from mecq_jax.params import default_rules, harden_tree, quantize_tree
+from mecq_jax.quantizers.baselines import LSQ
 
 NETWORKS = {"resnet20": (32, 16), "vit_tiny": (32, 192), "mlp": (32, 2048)}  # size of images, width
 TINY = {"mlp": (8, 32)}
@@ -47,10 +49,10 @@ print(json.dumps({"load": loaded, "memory": memory, "after": resident() - before
 
 def tensors_of(model: Any, k: int | None) -> Mapping[str, Any]:
     """The network's tensors, those of its blocks at k levels."""
-    arrays = layers.harden(model)
+    arrays = nn.harden(model)
     if k is None:
         return arrays
-    plan, quant, state = quantize_tree(arrays, default_rules(LSQ(k=k), layers.kernels(model)))
+    plan, quant, state = quantize_tree(arrays, default_rules(LSQ(k=k), nn.parameters_by_path(model)))
     return harden_tree(plan, arrays, quant, state)
 
 
@@ -80,7 +82,7 @@ def timed(call: Callable[[], Any]) -> measure.Compiled:
 def one_network(name: str, size: int, width: int, repeats: int) -> list[Row]:
     """Rows of a network in both runtimes."""
     model = models.build(name, 3, size, 10, width, seed=0)
-    forward = layers.functional(model)
+    forward = nn.forward(model)
     x = np.random.default_rng(0).normal(size=(max(BATCHES), size, size, 3)).astype(np.float32)
     rows: dict[tuple[str, str], Row] = {}
     calls: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {}
@@ -90,7 +92,7 @@ def one_network(name: str, size: int, width: int, repeats: int) -> list[Row]:
         for form, k in FORMS.items():
             tensors = tensors_of(model, k)
             path, file = folder / f"{form}.onnx", folder / f"{form}.safetensors"
-            artifact.save(file, tensors)
+            storage.save(file, tensors)
             rows["onnxruntime", form] = {"bytes": export.onnx(path, forward, tensors, x[:8])}
             rows["onnxruntime", form] |= in_its_own_process(path, folder / "x.npy")
             calls["onnxruntime", form] = partial(by_session, export.onnx_session(path.read_bytes()))

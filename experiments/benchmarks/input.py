@@ -19,14 +19,14 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments import imagenet
 from experiments.benchmarks import measure
 from experiments.config import Config, load
-from experiments.decode import Size
-from experiments.recipe import quantized_trainer
-from experiments.rows import Row
-from experiments.stream import THREADS, Example, Stream
-from mecq_jax import quantize_tree
+from experiments.data.decode import Size
+from experiments.data.stream import THREADS, Example, Stream
+from experiments.reporting.rows import Row
+from experiments.tasks import streamed_classification as imagenet
+from experiments.training.recipe import quantized_trainer
+from mecq_jax.params import quantize_tree
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imagenet_resnet18_w2.py"
 SIZE = (375, 500)

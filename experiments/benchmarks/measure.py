@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.rows import Row, Rows, markdown
-from experiments.runfolder import atomic_write_text
+from experiments.reporting.rows import Row, Rows, markdown
+from experiments.runtime.run_folder import atomic_write_text
 
 SLOW = 60.0  # seconds after which a call is not repeated
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"

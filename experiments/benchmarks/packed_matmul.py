@@ -25,10 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measure
-from experiments.rows import Row
-from mecq_jax import PerChannel, kernels
-from mecq_jax.packed import PackedTensor
-from mecq_jax.packing import packed_size
+from experiments.reporting.rows import Row
+from mecq_jax import experimental
+from mecq_jax.granularity import PerChannel
+from mecq_jax.inference import PackedTensor
+from mecq_reader import packed_size
 
 SIZES, BATCHES, BITS = (4096, 8192, 16384), (1, 16), (2, 3)
 CHAIN = 2**28  # bytes of weights at 2 bits
@@ -77,8 +78,8 @@ def one_size(size: int, batch: int, layers: int, repeats: int, kernel: bool) -> 
     for bits, w in packed.items():
         add(f"unpack, dot, {bits} bits", lambda x, w: dot(x, w.dense()), x, w)
         if kernel:
-            product = partial(kernels.matmul, interpret=jax.default_backend() == "cpu")
-            arranged, name = kernels.arrange(w), f"kernel, {bits} bits"
+            product = partial(experimental.packed_matmul, interpret=jax.default_backend() == "cpu")
+            arranged, name = experimental.arrange(w), f"kernel, {bits} bits"
             expected = jax.jit(lambda x, w: dot(x, w.dense()))(x, w)
             error[name] = float(abs(jax.jit(product)(x, arranged) - expected).max() / abs(expected).max())
             add(name, product, x, arranged)
@@ -97,7 +98,7 @@ def one_size(size: int, batch: int, layers: int, repeats: int, kernel: bool) -> 
 
 
 def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
-    accelerator = jax.default_backend() in kernels.CHUNK
+    accelerator = jax.default_backend() in ("tpu", "gpu")
     if tiny:
         return {f"128 1 {BASE}": partial(one_size, 128, 1, 2, 1, True)}
     if not accelerator:

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measure
-from experiments.rows import Row
-from mecq_jax import Newton, Sinkhorn, codebook, transport
-from mecq_jax.assignment import soft_assign
+from experiments.reporting.rows import Row
+from mecq_jax import quantizers, transport
+from mecq_jax.transport import Newton, Sinkhorn, soft_assign
 
 EPSILON = 0.01
 HELD = 16 * 10**7  # n x k whose ott-jax backward pass would take 38 GB, by what 1e6 x 16 took
@@ -88,7 +88,7 @@ def one_size(n: int, k: int, slow: bool, repeats: int) -> list[Row]:
     """Rows of all rivals at one size."""
     rng = np.random.default_rng(0)
     w, c = (jnp.asarray(rng.standard_normal(n, np.float32)) for _ in range(2))
-    q = codebook.quantile(w[None, : 10**6], k)[0]
+    q = quantizers.quantile(w[None, : 10**6], k)[0]
     work = {}
     for name, f in rivals(w, q, slow).items():
         f = jax.value_and_grad(f, (0, 1), has_aux=True)

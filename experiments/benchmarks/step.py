@@ -25,15 +25,15 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments import outside
 from experiments.benchmarks import measure
-from experiments.models import TransformerBlock, build
-from experiments.rows import Row
-from mecq_jax import LSQ, MEC, STE, Newton, Ott, Rule, Sinkhorn, Trainer, quantize_tree
-from mecq_jax.annealed import DKM
-from mecq_jax.quantizer import Quantizer
-from mecq_jax.rules import Plan
-from mecq_jax.training import optimizers
+from experiments.models.small import TransformerBlock, build
+from experiments.reporting.rows import Row
+from experiments.runtime import packages as outside
+from mecq_jax.params import Plan, Rule, quantize_tree
+from mecq_jax.quantizers import MEC, Quantizer
+from mecq_jax.quantizers.baselines import DKM, LSQ, STE
+from mecq_jax.training import Steps, optimizers
+from mecq_jax.transport import Newton, Ott, Sinkhorn
 
 
 def _mec(steps: int, gradient: str) -> MEC:
@@ -95,7 +95,7 @@ def step_of(model: nnx.Module, method: Quantizer | None, shape: tuple[int, ...])
         plan, quant, state = quantize_tree(params, [Rule("blocks/.*kernel", method)])
     optimizer = optimizers(optax.sgd(1e-3, momentum=0.9), optax.sgd(1e-4))
     epsilon, weight = optax.constant_schedule(0.05), optax.constant_schedule(0.1)
-    trainer = Trainer(plan=plan, loss_fn=loss_fn, optimizer=optimizer, epsilon=epsilon, entropy_weight=weight)
+    trainer = Steps(plan=plan, loss_fn=loss_fn, optimizer=optimizer, epsilon=epsilon, entropy_weight=weight)
     rng = np.random.default_rng(0)
     batch = {"x": jnp.asarray(rng.normal(size=shape), jnp.float32), "y": jnp.asarray(rng.integers(0, 10, shape[0]))}
     return trainer.soft_step, trainer.init(params, quant, state, {}, jax.random.key(0)), batch

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.rows import markdown
-from experiments.runfolder import atomic_write_text, to_json, versions
+from experiments.reporting.rows import markdown
+from experiments.runtime.run_folder import atomic_write_text, to_json, versions
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "studies"
 C = TypeVar("C")

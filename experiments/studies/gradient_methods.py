@@ -7,7 +7,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from mecq_jax import Sinkhorn, assignment, semidual, transport
+from mecq_jax import transport
+from mecq_jax.transport import Sinkhorn
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -23,14 +24,14 @@ def unrolled(c, epsilon, b, count: int) -> Loss:
 
     def loss(w, q):
         g = transport.solve(w, q, epsilon, b, solver=solver, init=jnp.zeros_like(q), verify=False).potentials
-        return read_loss(q @ semidual.probabilities(w, q, g, epsilon), c)
+        return read_loss(q @ transport.probabilities(w, q, g, epsilon), c)
 
     return loss
 
 
 def ours(c, epsilon, b, gradient: str) -> Loss:
     """`soft_assign` with its default solver."""
-    return lambda w, q: read_loss(assignment.soft_assign(w, q, epsilon, b, gradient=gradient).soft, c)
+    return lambda w, q: read_loss(transport.soft_assign(w, q, epsilon, b, gradient=gradient).soft, c)
 
 
 def stopped(c, epsilon, b, step: bool) -> Loss:
@@ -41,7 +42,7 @@ def stopped(c, epsilon, b, step: bool) -> Loss:
         g = transport.solve(*still, epsilon, b).potentials
         if step:
             g = transport.sinkhorn_step(w, q, g, epsilon, b)[0]
-        return read_loss(q @ semidual.probabilities(w, q, g, epsilon), c)
+        return read_loss(q @ transport.probabilities(w, q, g, epsilon), c)
 
     return loss
 
@@ -51,7 +52,7 @@ def straight_through(c, epsilon, b) -> Loss:
 
     def loss(w, q):
         g = transport.solve(*map(jax.lax.stop_gradient, (w, q)), epsilon, b).potentials
-        hard = q[assignment.hard_codes(w, q, g).astype(jnp.int32)]
+        hard = q[transport.hard_codes(w, q, g).astype(jnp.int32)]
         return read_loss(hard + w - jax.lax.stop_gradient(w), c)
 
     return loss
@@ -72,7 +73,7 @@ def ott(c, epsilon, b, svd: bool) -> Loss:
     def loss(w, q):
         geometry = pointcloud.PointCloud(w[:, None], q[:, None], epsilon=epsilon)
         g = solver(linear_problem.LinearProblem(geometry)).g
-        return read_loss(q @ semidual.probabilities(w, q, g, epsilon), c)
+        return read_loss(q @ transport.probabilities(w, q, g, epsilon), c)
 
     return loss
 

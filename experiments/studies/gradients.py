@@ -37,11 +37,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import softmax
 
-from experiments.plots import CYCLE, caption, panels, save
+from experiments.reporting.plots import CYCLE, caption, panels, save
 from experiments.studies import common
 from experiments.studies.common import Table, percent, significant
 from experiments.studies.gradient_methods import Loss, methods
-from mecq_jax import codebook
+from mecq_jax import quantizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def problem(n: int, k: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """(w, q, c): Gaussian weights, levels at the means of equal-mass cells, the loss's cotangent; float32 numbers."""
     rng = np.random.default_rng(seed)
     w, c = rng.normal(size=(2, n)).astype(np.float32)
-    return w, np.asarray(codebook.quantile(jnp.asarray(w)[None], k)[0]), c
+    return w, np.asarray(quantizers.quantile(jnp.asarray(w)[None], k)[0]), c
 
 
 def potentials64(w, q, epsilon, g):

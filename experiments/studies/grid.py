@@ -19,13 +19,13 @@ import jax
 import numpy as np
 
 from experiments import config as configs
-from experiments.classify import make_task
-from experiments.exporting import forward_of
-from experiments.plots import CYCLE, caption, panels, save
-from experiments.run import run
+from experiments.portability.forward import forward_of
+from experiments.reporting.plots import CYCLE, caption, panels, save
 from experiments.studies import common
 from experiments.studies.common import Table
-from mecq_jax import artifact, integer, packed
+from experiments.tasks.classification import make_task
+from experiments.training.run import run
+from mecq_jax import export, inference, storage
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -50,18 +50,18 @@ def compute(config: Config) -> dict[str, Any]:
         task = make_task(own)
         with tempfile.TemporaryDirectory() as folder:
             result = run(own, Path(folder) / "run", task=task)
-            tensors = artifact.load(result.folder / "model.safetensors")
+            tensors = storage.load(result.folder / "model.safetensors")
         forward, images, labels = forward_of(task), task.dataset.test_images, task.dataset.test_labels
 
         def accuracy(forward, tensors, images=images, labels=labels):
-            logits = jax.jit(forward)(packed.dense(packed.to_device(tensors)), images)
+            logits = jax.jit(forward)(inference.dense(inference.to_device(tensors)), images)
             return float(np.mean(np.asarray(logits).argmax(axis=1) == labels))
 
         accuracies.append(accuracy(forward, tensors))
         floats.append(result.float_score)
         for level_bits in config.level_bits:
             for activation_bits in config.activation_bits:
-                grid = integer.on_grid(forward, tensors, task.dataset.train_images[: config.ranges],
+                grid = export.integer_grid(forward, tensors, task.dataset.train_images[: config.ranges],
                                        level_bits=level_bits, activation_bits=activation_bits)  # fmt: skip
                 records.append({"seed": seed, "level_bits": level_bits, "activation_bits": activation_bits,
                                 "accuracy": accuracy(grid.forward, grid.tensors), "largest": grid.largest})

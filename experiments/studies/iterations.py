@@ -39,12 +39,13 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import config as configs
-from experiments import run as runs
-from experiments import tasks
-from experiments.plots import BLUE, CYCLE, ORANGE, caption, panels, save
+from experiments.reporting.plots import BLUE, CYCLE, ORANGE, caption, panels, save
 from experiments.studies import common
 from experiments.studies.common import Table, percent, significant
-from mecq_jax import Newton, Sinkhorn, assignment, codebook, semidual, starts, transport
+from experiments.tasks import registry as tasks
+from experiments.training import run as runs
+from mecq_jax import quantizers, transport
+from mecq_jax.transport import Newton, Sinkhorn, readout, sorted_sample
 
 SOLVERS = ("sinkhorn zero", "sinkhorn cold", "sinkhorn warm", "newton cold", "newton warm")
 DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn_w2.py"
@@ -97,9 +98,9 @@ def measure(w, q, b, c, epsilon, g):
 
     The gradient is the implicit one taken at g as if g were the solution: what training does with it.
     """
-    error = semidual.marginal_error(semidual.marginal(w, q, g, epsilon), b)
-    soft, pullback = jax.vjp(lambda w: assignment._readout(w, q, g, epsilon, b, 1.0, "implicit")[0], w)
-    return error, soft, assignment.hard_codes(w, q, g), pullback(c)[0]
+    error = transport.marginal_error(transport.marginal(w, q, g, epsilon), b)
+    soft, pullback = jax.vjp(lambda w: readout(w, q, g, epsilon, b, 1.0, "implicit")[0], w)
+    return error, soft, transport.hard_codes(w, q, g), pullback(c)[0]
 
 
 def compare(w, q, b, c, epsilon, exact, g) -> dict[str, jax.Array]:
@@ -119,14 +120,14 @@ def solvers(config: Config, k: int) -> dict[str, Any]:
     """{solver: {metric: [epsilon][count]}} for k levels, and the exact solution's own marginal error and passes."""
     rng = np.random.default_rng(config.seed)
     w, c, noise = (jnp.asarray(rng.normal(size=config.n), jnp.float32) for _ in range(3))
-    q, b = codebook.quantile(w[None], k)[0], jnp.full(k, 1 / k, jnp.float32)
+    q, b = quantizers.quantile(w[None], k)[0], jnp.full(k, 1 / k, jnp.float32)
     epsilons = jnp.asarray(config.epsilons, jnp.float32) * w.var()
     solve = Newton(max_iterations=200, tolerance=1e-7)
     over_epsilon = partial(jax.vmap, in_axes=(None, 0))
     exact = jax.jit(over_epsilon(lambda w, e: transport.solve(w, q, e, b, solver=solve)))
     solution, shifted = exact(w, epsilons), exact(w + config.moved * w.std() * noise, epsilons)
     # Three starts: no potentials, as in most codes; ours; and the solution before the weights moved.
-    best = jax.jit(jax.vmap(lambda e: starts.best(starts.sample(w, k), q, e, b, 1.0)))(epsilons)
+    best = jax.jit(jax.vmap(lambda e: transport.cold_start(sorted_sample(w, k), q, e, b, 1.0)))(epsilons)
     begin = {"zero": jnp.zeros_like(best), "cold": best, "warm": shifted.potentials}
     counts = jnp.asarray(config.sinkhorn, jnp.int32)
     iterate = jax.jit(jax.vmap(jax.vmap(partial(sinkhorn_potentials, w, q, b), (None, None, 0)), (0, 0, None)))

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.plots import CYCLE, caption, panels, save
+from experiments.reporting.plots import CYCLE, caption, panels, save
 from experiments.studies import common
 from experiments.studies.common import Table
-from mecq_jax import codebook, transport
+from mecq_jax import quantizers, transport
 
 KINDS = {
     "Gaussian": lambda rng, n: rng.normal(size=n),
@@ -44,7 +44,7 @@ class Config:
 def compute(config: Config) -> dict[str, Any]:
     """records: one for each kind, k and epsilon."""
     solve = jax.jit(transport.solve)
-    levels = jax.jit(codebook.quantile, static_argnums=1)
+    levels = jax.jit(quantizers.quantile, static_argnums=1)
     records = []
     for kind, draw_weights in KINDS.items():
         for k in config.levels:

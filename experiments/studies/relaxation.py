@@ -31,12 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 
+import mecq_reader
 from experiments import config as configs
-from experiments import run as runs
-from experiments.plots import CYCLE, caption, panels, save
+from experiments.reporting.plots import CYCLE, caption, panels, save
 from experiments.studies import common
 from experiments.studies.common import Table, significant
-from mecq_jax import assignment, codebook, reader
+from experiments.training import run as runs
+from mecq_jax import quantizers, transport
 
 DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn_w2.py"
 
@@ -77,7 +78,7 @@ def trained_kernels(config: Config) -> dict[str, np.ndarray]:
             epochs = {"float_epochs": config.float_epochs, "soft_epochs": 0, "hard_epochs": 0}
             recipe: dict[str, Any] = {**epochs, "seed": config.seed}
             runs.run(dataclasses.replace(configs.load(DIGITS), **recipe), root)
-        dense = reader.read_dense(root / "float.safetensors")
+        dense = mecq_reader.read_dense(root / "float.safetensors")
     return {f"trained {name}": dense[f"params/{name}"].ravel().astype(np.float64) for name in config.kernels}
 
 
@@ -90,11 +91,11 @@ def squared_error(w, codes, k: int):
 
 def assign(w, epsilon, *, k: int, balance: float) -> dict[str, jax.Array]:
     """Of one group: error of the hard weights, Lloyd-Max's, entropy, and least and most mass of a level times k."""
-    q = codebook.lloyd_max(w[None], k)[0]
-    out = assignment.soft_assign(w, q, epsilon * w.var(), balance=balance, solver="newton")
-    codes = assignment.hard_codes(w, q, out.solution.potentials).astype(jnp.int32)
-    nearest = assignment.hard_codes(w, q, jnp.zeros_like(q)).astype(jnp.int32)
-    share = assignment.occupancy(codes.astype(jnp.uint8), k)
+    q = quantizers.lloyd_max(w[None], k)[0]
+    out = transport.soft_assign(w, q, epsilon * w.var(), balance=balance, solver="newton")
+    codes = transport.hard_codes(w, q, out.solution.potentials).astype(jnp.int32)
+    nearest = transport.hard_codes(w, q, jnp.zeros_like(q)).astype(jnp.int32)
+    share = transport.occupancy(codes.astype(jnp.uint8), k)
     error, least_error = squared_error(w, codes, k), squared_error(w, nearest, k)
     return {
         "error": error,

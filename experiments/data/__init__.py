@@ -1,0 +1,1 @@
+"""Data sets: in memory or streamed, augmented, decoded."""

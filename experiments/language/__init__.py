@@ -1,1 +1,0 @@
-"""Language models: a text's next token, and a published network at few bits."""

@@ -1,0 +1,1 @@
+"""Networks as NNX modules, none of which knows a quantizer."""

@@ -1,0 +1,1 @@
+"""Packed files in other runtimes."""

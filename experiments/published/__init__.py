@@ -1,0 +1,1 @@
+"""Networks that others trained, read by name and quantized with little or no training."""

@@ -1,0 +1,178 @@
+"""Finished runs as rows and a table in the results:  python -m experiments.collect NAME RUN_FOLDER ...
+
+experiments/results/NAME/   rows.jsonl   a row a run: its config, versions, scores and bytes
+                            log/RUN.jsonl   what each of its epochs was evaluated to
+                            table.md     mean +- std over the seeds
+
+Runs that differ in the seed alone (and in the float run that they start from) make one line.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mecq_reader
+from experiments.config import Config
+from experiments.reporting.rows import Row, markdown
+from experiments.runtime import console as status
+from experiments.runtime.run_folder import atomic_write_text, read_metrics, to_json
+from experiments.tasks.base import MEASURES
+from experiments.tasks.segmentation import pixel_accuracy
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+COLUMNS = ("network", "seeds", "{measure}", "bytes", "times smaller", "soft to hard")
+_FINAL = "final_hard_"
+# Where and how safely a run was made, not what it is.
+_AROUND = ("data_dir", "float_run", "workers", "checkpoint_steps", "checkpoint_seconds", "on_nan", "roll_backs")
+
+
+def finished(folder: Path) -> bool:
+    """Whether a folder holds a run that came to its end."""
+    return bool(_finals(folder))
+
+
+def _finals(folder: Path) -> list[Row]:
+    path = folder / "metrics.jsonl"
+    records = read_metrics(path) if path.is_file() else []
+    return [r for r in records if any(name.startswith(_FINAL) for name in r)]
+
+
+def row_of(folder: Path) -> Row:
+    """What a finished run was and came to.
+
+    Raises:
+      ValueError: if it has not finished.
+    """
+    finals = _finals(folder)
+    if not finals:
+        raise ValueError(f"{folder} holds no finished run; go on with experiments.train --resume")
+    measure = next(name.removeprefix(_FINAL) for name in finals[-1] if name.startswith(_FINAL))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    start = folder
+    if config["float_run"]:
+        beside, named = folder.parent / Path(config["float_run"]).name, Path(config["float_run"])
+        start = beside if beside.is_dir() else named
+    config["data_dir"] = None  # of this machine
+    return {
+        "run": folder.name, "measure": measure, "method": config["method"], "k": config["k"], "seed": config["seed"],
+        **{name: finals[-1][f"final_{name}_{measure}"] for name in ("float", "soft", "hard")},
+        "soft_to_hard_gap": next((r["soft_to_hard_gap"] for r in reversed(read_metrics(folder / "metrics.jsonl"))
+                                 if "soft_to_hard_gap" in r), None),
+        "bytes": (folder / "model.safetensors").stat().st_size,
+        "float_bytes": (start / "float.safetensors").stat().st_size,
+        "details": _details(folder, measure),
+        "weights": int(sum(x.size for x in mecq_reader.read_dense(folder / "model.safetensors").values())),
+        "config": config, "versions": json.loads((folder / "versions.json").read_text(encoding="utf-8")),
+    }  # fmt: skip
+
+
+def _details(folder: Path, measure: str) -> dict[str, float]:
+    """Further figures of the same outputs."""
+    if measure != "miou":
+        return {}
+    return {"pixel_accuracy": pixel_accuracy(np.load(folder / "evaluated.npz")["predictions"].sum(axis=0))}
+
+
+def of_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that make a run's result what it is, as JSON; those that are newer than the run by default."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    whole = Config(**{name: value for name, value in fields.items() if name in known})
+    return {name: value for name, value in to_json(dataclasses.asdict(whole)).items() if name not in _AROUND}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown: the figure of the packed network on the test set, last epoch; float ones first, then from
+    many levels to few, best first."""
+    measure, *others = {row["measure"] for row in rows}
+    if others:
+        raise ValueError(f"runs of one measure make a table, these have {[measure, *others]}")
+    kind = MEASURES[measure]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_name(row), []).append(row)
+    for label, group in groups.items():
+        first = of_config(group[0]["config"])
+        differ = {name for row in group for name, value in of_config(row["config"]).items() if value != first[name]}
+        if differ - {"seed"}:
+            raise ValueError(f"runs of {label!r} differ in {sorted(differ - {'seed'})}; collect them by another name")
+    sign = -1 if kind.higher_is_better else 1
+    order = sorted(groups.values(), key=lambda g: (g[0]["method"] != "float", -g[0]["k"],
+                                                   sign * np.mean([r["hard"] for r in g])))  # fmt: skip
+    starts: dict[str, Row] = {}
+    for row in rows:
+        name = Path(row["config"]["float_run"] or row["run"]).name
+        if (other := starts.setdefault(name, row))["float"] != row["float"]:
+            raise ValueError(f"{other['run']} and {row['run']} start from two networks: {name} came to {other['float']}"
+                             f" and to {row['float']}; collect them by another name, or bring the first {name} back")
+    lines = [["float, as all start from", str(len(starts)), kind.spread([r["float"] for r in starts.values()]),
+              f"{rows[0]['float_bytes']:,}", "", ""]]  # fmt: skip
+    for group in order:
+        scores = kind.spread([r["hard"] for r in group])
+        gaps = [r["soft_to_hard_gap"] for r in group if r["method"] != "float" and r["soft_to_hard_gap"] is not None]
+        smaller = f"{group[0]['float_bytes'] / group[0]['bytes']:.1f}"
+        lines.append([_name(group[0]), str(len(group)), scores, f"{group[0]['bytes']:,}", smaller,
+                      kind.spread(gaps) if gaps else ""])  # fmt: skip
+    named = kind.title + (", %" if "%" in kind.sign else "")
+    columns = [c.format(measure=named) for c in COLUMNS]
+    for name in rows[0]["details"]:
+        columns.append(f"{name.replace('_', ' ')}, %")
+        lines[0].append("")
+        for line, group in zip(lines[1:], order, strict=True):
+            line.append(MEASURES["accuracy"].spread([row["details"][name] for row in group]))
+    return markdown(columns, lines)
+
+
+def trains(row: Row) -> bool:
+    """Whether a run trained its quantized network, rather than rounding what the float phase left."""
+    return row["config"]["soft_epochs"] + row["config"]["hard_epochs"] > 0
+
+
+def method_of(row: Row) -> str:
+    """Its method with its prior, if that is not uniform: 'mec', 'mec_lloyd_max'."""
+    prior = row["config"].get("prior")
+    return f"{row['method']}_{prior}" if prior else row["method"]
+
+
+def _name(row: Row) -> str:
+    if row["method"] == "float":
+        return "float, trained on"
+    return f"{method_of(row)}, {row['k']} levels" + ("" if trains(row) else ", not trained")
+
+
+def rows_of(folder: Path) -> list[Row]:
+    """The rows that a folder of results holds."""
+    path = folder / "rows.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def collect(out: Path, folders: Sequence[Path]) -> str:
+    """Write rows, logs and table in the folder `out`; the table's text. Rows of other runs that are there stay."""
+    rows = {row["run"]: row for row in [*rows_of(out), *map(row_of, folders)]}
+    text = table(list(rows.values()))
+    (out / "log").mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        epochs = [r for r in read_metrics(folder / "metrics.jsonl") if "epoch" in r]
+        atomic_write_text(out / "log" / f"{folder.name}.jsonl", "".join(json.dumps(r) + "\n" for r in epochs))
+    atomic_write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows.values()))
+    atomic_write_text(out / "table.md", text)
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.collect", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("name", help="folder in experiments/results")
+    parser.add_argument("runs", nargs="+", type=Path)
+    options = parser.parse_args(arguments)
+    return status.of(lambda: print(collect(RESULTS / options.name, options.runs)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where and how a run goes: devices, checkpoints, folders, interruptions."""

@@ -1,1 +1,0 @@
-"""A class for every pixel: folders of images and masks, networks, pictures."""

@@ -1,0 +1,1 @@
+"""One run: phases, steps, checkpoints."""

@@ -1,0 +1,172 @@
+"""Training over the devices of a mesh: which parts of the state lie where, by rules on paths.
+
+    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    layout = Layout(mesh, [Split(".*/(up|query)/kernel", (None, "model")), Split(".*/(down|out)/kernel", ("model",))])
+    plan, quant, quant_state = quantize_tree(params, rules)
+    plan = layout.plan(plan, params)
+    trainer = Trainer(plan=plan, ...)
+    state = layout.place(trainer.init(...), plan)
+    step = layout.jit(trainer.soft_step, state, plan)
+    state, metrics = step(state, layout.batch(batch))
+
+A path is one of the parameter tree, as in `rules`. Levels, potentials, codes and the optimizer's state follow the
+weights that they belong to. A group whose weights are split reduces k and k x k numbers over devices in each pass and
+moves no weights, for levels per tensor whatever the axes, and per channel where the channels are split or the axis that
+comes first of the others; elsewhere the result is right and weights are gathered.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mecq_jax.granularity import PerChannel
+from mecq_jax.params import Plan, key_name, leaves_by_path
+from mecq_jax.training._steps import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Leaves whose whole path matches `pattern` are split along the mesh's axes named in `axes`, one for each
+    dimension of the leaf, None where it is whole; dimensions left out are whole."""
+
+    pattern: str
+    axes: tuple[str | None, ...]
+
+
+def fully_sharded(params: Any, mesh: Mesh, axis: str = "data", least: int = 2**18) -> list[Split]:
+    """Rules that split every leaf of at least `least` entries along its longest dimension that the axis divides.
+
+    Smaller leaves stay whole: their gathering would take longer than it saves, and small kernels of one shape are
+    quantized together.
+    """
+    rules = []
+    for path, leaf in leaves_by_path(params).items():
+        fits = [d for d in range(np.ndim(leaf)) if leaf.shape[d] % mesh.shape[axis] == 0]
+        if np.size(leaf) >= least and fits:
+            longest = max(fits, key=lambda d: leaf.shape[d])
+            rules.append(Split(re.escape(path), (*[None] * longest, axis)))
+    return rules
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the state and batches of a run lie.
+
+    Attributes:
+      mesh: the devices, with named axes.
+      rules: the first that matches decides; a leaf that none matches is whole on every device.
+      batch_axis: axes of the mesh that a batch's leading dimension is split along.
+    """
+
+    mesh: Mesh
+    rules: Sequence[Split] = ()
+    batch_axis: str | tuple[str, ...] = "data"
+
+    def specs(self, params: Any) -> dict[str, PartitionSpec]:
+        """The specification of every leaf, by path.
+
+        Raises:
+          ValueError: if a rule matches no leaf, names an axis that the mesh has not, or does not divide a leaf.
+        """
+        leaves = leaves_by_path(params)
+        for rule in self.rules:
+            if unknown := {a for a in rule.axes if a is not None} - set(self.mesh.axis_names):
+                raise ValueError(f"{rule}: the mesh has axes {self.mesh.axis_names}, not {sorted(unknown)}")
+            if not any(re.fullmatch(rule.pattern, path) for path in leaves):
+                raise ValueError(f"{rule} matches no leaf; the paths are\n  " + "\n  ".join(leaves))
+        return {path: self._spec(path, leaf) for path, leaf in leaves.items()}
+
+    def _spec(self, path: str, leaf: Any) -> PartitionSpec:
+        rule = next((r for r in self.rules if re.fullmatch(r.pattern, path)), None)
+        if rule is None:
+            return PartitionSpec()
+        if len(rule.axes) > np.ndim(leaf):
+            raise ValueError(f"{rule}: {path} has {np.ndim(leaf)} dimensions")
+        for size, axis in zip(leaf.shape, rule.axes, strict=False):
+            if axis is not None and size % self.mesh.shape[axis]:
+                raise ValueError(
+                    f"{rule}: a dimension of {size} of {path} does not split over the {self.mesh.shape[axis]} devices "
+                    f"of axis {axis!r}; choose another dimension, or leave it whole"
+                )
+        return PartitionSpec(*rule.axes)
+
+    def plan(self, plan: Plan, params: Any) -> Plan:
+        """The plan with the parts of the leaves that are split, for its `Trainer`."""
+        specs, leaves = self.specs(params), leaves_by_path(params)
+        shards = {}
+        for path in plan.quantizers:
+            parts = [1 if axis is None else self.mesh.shape[axis] for axis in specs[path]]
+            if math.prod(parts) > 1:
+                shards[path] = (*parts, *[1] * (np.ndim(leaves[path]) - len(parts)))
+        return dataclasses.replace(plan, shards=shards)
+
+    def shardings(self, state: TrainState, plan: Plan) -> TrainState:
+        """The sharding of every leaf of a state, in its shape."""
+        specs = self.specs(state.params)
+        groups = {path: self._groups(plan, path, spec) for path, spec in specs.items() if path in plan.quantizers}
+        owners = {path: (np.shape(leaf), specs[path]) for path, leaf in leaves_by_path(state.params).items()}
+        owners |= {f"{path}/{name}": (np.shape(x), groups[path]) for path, own in state.quant.items()
+                   for name, x in own.items()}  # fmt: skip
+        whole = PartitionSpec()
+
+        def of_owner(path, leaf):
+            """What the optimizer keeps for a weight or for levels ends with their path and has their shape."""
+            name = "/".join(map(key_name, path))
+            fits = [spec for own, (shape, spec) in owners.items()
+                    if shape == np.shape(leaf) and (name == own or name.endswith(f"/{own}"))]  # fmt: skip
+            return fits[0] if fits else whole
+
+        parts: dict[str, Any] = {
+            "step": whole,
+            "params": jax.tree_util.tree_map_with_path(of_owner, state.params),
+            "quant": {path: dict.fromkeys(own, groups[path]) for path, own in state.quant.items()},
+            "quant_state": {path: dict.fromkeys(own, groups[path]) for path, own in state.quant_state.items()},
+            "model_state": jax.tree.map(lambda x: whole, state.model_state),
+            "opt_state": jax.tree_util.tree_map_with_path(of_owner, state.opt_state),
+            "codes": {path: specs[path] for path in state.codes},
+            "rng": whole,
+        }
+        is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), TrainState(**parts), is_leaf=is_spec)
+
+    def _groups(self, plan: Plan, path: str, spec: PartitionSpec) -> PartitionSpec:
+        """Of what each group of a leaf keeps, [g, k]: split where its channels are, whole elsewhere."""
+        granularity = plan.quantizers[path].granularity
+        if not isinstance(granularity, PerChannel) or path not in plan.shards:
+            return PartitionSpec()
+        axis = granularity.axis % len(plan.shards[path])
+        return PartitionSpec(spec[axis]) if axis < len(spec) else PartitionSpec()
+
+    def place(self, state: TrainState, plan: Plan) -> TrainState:
+        """The state on the mesh's devices."""
+        shardings = self.shardings(state, plan)
+        key = jax.device_put(jax.random.key_data(state.rng), shardings.rng)  # keys alone do not go to other processes
+        rng = jax.random.wrap_key_data(key, impl=jax.random.key_impl(state.rng))
+        fields = zip(state._fields, state, shardings, strict=True)
+        return TrainState(**{name: rng if name == "rng" else jax.device_put(x, where) for name, x, where in fields})
+
+    def jit(self, step: Callable, state: TrainState, plan: Plan) -> Callable:
+        """`step` jitted, (state, batch) -> (state, metrics); the new state lies where the old one did."""
+        shardings = self.shardings(state, plan)
+        return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None))
+
+    def batch(self, batch: Any) -> Any:
+        """A batch split along its leading dimension. Each process gives its own part, in the order of processes.
+
+        Raises:
+          ValueError: if the whole batch does not split over the devices.
+        """
+        sharding = NamedSharding(self.mesh, PartitionSpec(self.batch_axis))
+        axes = (self.batch_axis,) if isinstance(self.batch_axis, str) else self.batch_axis
+        devices = math.prod(self.mesh.shape[a] for a in axes)
+        for leaf in jax.tree.leaves(batch):
+            whole = leaf.shape[0] * jax.process_count()
+            if whole % devices:
+                raise ValueError(f"a batch of {whole} does not split over {devices} devices; choose a multiple")
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

@@ -1,0 +1,65 @@
+"""The portability table and the fuzzing of the reader, at small size."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.models import small as models
+from experiments.portability import check as portability
+from experiments.portability import fuzz
+from mecq_jax import export, nn
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+def test_damaged_and_hostile_files_are_refused_or_read_right():
+    counts = fuzz.fuzz(500, seed=1)
+    assert counts.total() == 500
+    by_kind: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for (kind, what), count in counts.items():
+        by_kind[kind][what] += count
+    assert set(by_kind) == set(fuzz.KINDS)
+    assert by_kind["cut"] == {"refused": 100} and by_kind["extended"] == {"refused": 100}
+    assert by_kind["flipped"]["refused"] + by_kind["overwritten"]["refused"] > 190
+    assert by_kind["edited"]["another valid file"] > 0, "edits are signed: some of them are valid"
+
+
+def test_the_fuzzer_sees_a_wrong_answer(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "model.safetensors"
+    fuzz.valid_file(rng, path)
+    wrong = {"plain/bias": np.zeros(3, np.float32)}
+    with pytest.raises(AssertionError, match="read as another"):
+        fuzz.outcome(path, wrong, may_differ=False)
+
+
+def test_a_network_is_the_same_in_every_runtime(tmp_path):
+    config = dataclasses.replace(portability.MODELS["MLP"], width=32, float_epochs=1, train_size=400)
+    rows = portability.one_network("MLP", config, [8], tmp_path)
+    assert [(row["k"], row["groups"]) for row in rows] == [(8, "tensor"), (8, "channel")]
+    for row in rows:
+        assert row["reader"] == row["stablehlo"] == row["grid"] == 0.0 and row["onnxruntime"] < 1e-5
+        assert abs(row["grid_accuracy"] - row["accuracy"]) < 0.05 and row["grid_bits"] <= 24
+        assert row["onnx_bits"] == 3
+        assert row["file_bytes"] < row["float_bytes"]
+    text = portability.table(rows).splitlines()
+    assert len(text) == 2 + 2 and "| 3 | channel |" in text[-1] and "same bits" in text[-1]
+
+
+@pytest.mark.parametrize("name", [n for n in models.MODELS if n != "resnet20"])
+def test_every_model_is_exported(name, tmp_path):
+    """ResNet-20 is ResNet-8 with more blocks."""
+    model = models.build(name, 3, 8, 10, 6, seed=0)
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
+    assert export.onnx(tmp_path / "m.onnx", nn.forward(model), nn.harden(model), x) > 0
+
+
+def test_a_changed_class_is_an_error():
+    logits = np.eye(3, dtype=np.float32)
+    assert portability.difference(logits, logits, 0.0, "x") == 0.0
+    with pytest.raises(export.MismatchError, match="x: 1 of 3 images"):
+        portability.difference(logits, logits[[0, 1, 1]] , 0.0, "x")
+    with pytest.raises(export.MismatchError, match="differs from JAX"):
+        portability.difference(logits * 1.001, logits, 1e-5, "x")

@@ -1,0 +1,82 @@
+"""The architecture: packages import one way, experiments use public names, no private name crosses packages."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.fast
+ROOT = Path(__file__).resolve().parents[1]
+# A package imports only from those in rows above its own.
+LIBRARY = [
+    {"mecq_reader"},
+    {"mecq_jax.granularity", "mecq_jax.transport", "mecq_jax.jaxprs"},
+    {"mecq_jax.quantizers", "mecq_jax.storage"},
+    {"mecq_jax.params", "mecq_jax.inference"},
+    {"mecq_jax.export", "mecq_jax.experimental"},
+    {"mecq_jax.training"},
+    {"mecq_jax.nn", "mecq_jax.post_training"},
+    {"mecq_jax.cli"},
+]
+
+
+def modules(folder):
+    """(dotted name, path) of every module under `folder`."""
+    for path in sorted(ROOT.joinpath(folder).rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        yield name.removesuffix(".__init__"), path
+
+
+def imported(path):
+    """Every dotted name that a file imports, wherever the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def place(name):
+    """The row of the package that a dotted name is in, None outside of the library."""
+    for i, row in enumerate(LIBRARY):
+        if any(name == package or name.startswith(f"{package}.") for package in row):
+            return i
+    return None
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules("mecq_jax")))
+def test_packages_import_one_way(name, path):
+    for other in imported(path):
+        assert other.partition(".")[0] not in {"experiments", "sklearn", "matplotlib", "tensorflow_datasets", "rich"}
+        if name == "mecq_jax" or place(other) is None:
+            continue
+        assert place(name) is not None, f"{name} has no place in LIBRARY"
+        same = name.split(".")[:2] == other.split(".")[:2]
+        assert place(other) < place(name) or same, f"{name} imports {other}"
+
+
+@pytest.mark.parametrize(("name", "path"), [*modules("mecq_jax"), *modules("experiments")])
+def test_no_private_name_crosses_packages(name, path):
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for other in imported(path):
+        parts = other.split(".")
+        if parts[0] not in ("mecq_jax", "mecq_reader", "experiments"):
+            continue
+        for i, part in enumerate(parts):
+            if part.startswith("_") and not part.startswith("__"):
+                owner = ".".join(parts[:i])
+                assert package == owner or package.startswith(f"{owner}."), f"{name} imports {other}"
+                break
+
+
+@pytest.mark.parametrize("folder", ["mecq_jax", "experiments", "tests"])
+def test_files_stay_short(folder):
+    long = {str(path): n for _, path in modules(folder) if (n := len(path.read_text().splitlines())) > 300}
+    assert not long
+
+
+def test_the_reader_needs_no_jax():
+    code = "import sys, mecq_reader; sys.exit('jax' in sys.modules or 'flax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
