@@ -51,16 +51,30 @@ CAMPAIGNS = {
     "camvid": Campaign(floating="camvid_unet_float", quantized=("camvid_unet_w2", "camvid_unet_w3")),
     "text8": Campaign(floating="text8_llama_float", quantized=("text8_llama_w2", "text8_llama_w3")),
     # For an accelerator.
-    "camvid_segformer": Campaign(floating="camvid_segformer_float",
-                                 quantized=("camvid_segformer_w2", "camvid_segformer_w3", "camvid_segformer_w4")),
-    "camvid_deeplab": Campaign(floating="camvid_deeplab18_float",
-                               quantized=("camvid_deeplab18_w2", "camvid_deeplab18_w3", "camvid_deeplab18_w4")),
-    "text8_large": Campaign(floating="text8_llama_large_float",
-                            quantized=("text8_llama_large_w2", "text8_llama_large_w3")),
-    **{name: Campaign(floating=f"{name}_float", quantized=tuple(f"{name}_w{bits}" for bits in (2, 3, 4)))
-       for name in ("cifar100_resnet20", "imagenet_resnet18", "imagenet_resnet50", "imagenet_mobilenetv2",
-                    "imagenet_deit_s", "ade20k_deeplab_resnet50", "ade20k_segformer_b0")},
-}  # fmt: skip
+    "camvid_segformer": Campaign(
+        floating="camvid_segformer_float",
+        quantized=("camvid_segformer_w2", "camvid_segformer_w3", "camvid_segformer_w4"),
+    ),
+    "camvid_deeplab": Campaign(
+        floating="camvid_deeplab18_float",
+        quantized=("camvid_deeplab18_w2", "camvid_deeplab18_w3", "camvid_deeplab18_w4"),
+    ),
+    "text8_large": Campaign(
+        floating="text8_llama_large_float", quantized=("text8_llama_large_w2", "text8_llama_large_w3")
+    ),
+    **{
+        name: Campaign(floating=f"{name}_float", quantized=tuple(f"{name}_w{bits}" for bits in (2, 3, 4)))
+        for name in (
+            "cifar100_resnet20",
+            "imagenet_resnet18",
+            "imagenet_resnet50",
+            "imagenet_mobilenetv2",
+            "imagenet_deit_s",
+            "ade20k_deeplab_resnet50",
+            "ade20k_segformer_b0",
+        )
+    },
+}
 
 
 def plan(campaign: Campaign, seeds: int, root: Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Path, Config]]:
@@ -81,8 +95,14 @@ def plan(campaign: Campaign, seeds: int, root: Path, overrides: Sequence[str] = 
             yield named(name, seed, "" if method == "mec" else method), of_seed(name, **METHODS[method], **common)
 
 
-def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minutes: float = float("inf"),
-        results: Path = RESULTS) -> str:
+def run(
+    name: str,
+    seeds: int,
+    root: Path,
+    overrides: Sequence[str] = (),
+    minutes: float = float("inf"),
+    results: Path = RESULTS,
+) -> str:
     """Train what is missing and write the table in the folder `name` of `results`; its text.
 
     Raises:
@@ -94,8 +114,10 @@ def run(name: str, seeds: int, root: Path, overrides: Sequence[str] = (), minute
     rows = {row["run"]: row for row in rows_of(out)}
     for folder, config in asked.items():
         if folder.name in rows and not is_of(rows[folder.name], config):
-            raise ValueError(f"{out} holds a row of {folder.name} by another config; give another --results, or delete "
-                             "its rows.jsonl")
+            raise ValueError(
+                f"{out} holds a row of {folder.name} by another config; give another --results, or delete "
+                "its rows.jsonl"
+            )
     missing = [folder for folder in asked if folder.name not in rows]
     starts = {Path(asked[folder].float_run or folder) for folder in missing}
     for folder, config in asked.items():
@@ -128,8 +150,9 @@ def planned(name: str, seeds: int, root: Path, overrides: Sequence[str] = ()) ->
 def train(config: Config, folder: Path, end: float) -> None:
     """Train or go on; `Preempted`, with a checkpoint, at SIGTERM or at the time `end`."""
     with bar(f"{folder.name}  ", config.batch) as progress, stop_on_sigterm() as asked:
-        runs.run(config, folder, resume=folder.is_dir(), progress=progress,
-                 stop=lambda: asked() or time.monotonic() > end)  # fmt: skip
+        runs.run(
+            config, folder, resume=folder.is_dir(), progress=progress, stop=lambda: asked() or time.monotonic() > end
+        )
 
 
 def is_of(row: Row, config: Config) -> bool:
@@ -139,8 +162,12 @@ def is_of(row: Row, config: Config) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.campaign", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.campaign",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("name", help=", ".join(CAMPAIGNS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs"))

@@ -106,8 +106,15 @@ class Config:
     roll_backs: int = 3
 
     def __post_init__(self):
-        for name, allowed in (("task", TASKS), ("method", METHODS), ("groups", GROUPS), ("optimizer", ("adam", "sgd")),
-                              ("freeze", ("own", "all")), ("compute", COMPUTE), ("on_nan", ("stop", "roll_back"))):
+        for name, allowed in (
+            ("task", TASKS),
+            ("method", METHODS),
+            ("groups", GROUPS),
+            ("optimizer", ("adam", "sgd")),
+            ("freeze", ("own", "all")),
+            ("compute", COMPUTE),
+            ("on_nan", ("stop", "roll_back")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {allowed}")
         for name in ("batch", "width", "downscale", "newton_steps", "context"):

@@ -53,8 +53,15 @@ class Trace:
     def save(self, path: Path) -> None:
         """What `plots.levels_over_training` draws, as a file."""
         archive = io.BytesIO()
-        np.savez(archive, steps=np.array(self.steps), levels=np.stack(self.levels), occupancy=np.stack(self.occupancy),
-                 weights_before=self.weights[0], weights_after=self.weights[-1], title=np.array(LAYER))  # fmt: skip
+        np.savez(
+            archive,
+            steps=np.array(self.steps),
+            levels=np.stack(self.levels),
+            occupancy=np.stack(self.occupancy),
+            weights_before=self.weights[0],
+            weights_after=self.weights[-1],
+            title=np.array(LAYER),
+        )
         write_atomically(path, archive.getvalue())
 
 

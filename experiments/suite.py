@@ -66,12 +66,22 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.suite", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.suite",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--minutes", type=float, default=float("inf"), help="pause after so long")
-    parser.add_argument("--data", type=_place, action="append", default=[], metavar="DATASET=PATH",
-                        help="where camvid, text8 or ade20k is; for each its own")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        type=_place,
+        action="append",
+        default=[],
+        metavar="DATASET=PATH",
+        help="where camvid, text8 or ade20k is; for each its own",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="of the campaigns")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the campaigns' runs")
     parser.add_argument("--results", type=Path, default=RESULTS)

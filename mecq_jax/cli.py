@@ -65,7 +65,9 @@ def verify(path: Path) -> str:
     for name, array in by_numpy.items():
         found = np.asarray(by_jax[name])  # JAX has bfloat16, which NumPy lacks, and by default no 64 bits
         if found.tobytes() != array.astype(found.dtype).tobytes():
-            raise mecq_reader.ArtifactError(f"{name!r} of {str(path)!r}: NumPy and JAX decode it differently; report this")
+            raise mecq_reader.ArtifactError(
+                f"{name!r} of {str(path)!r}: NumPy and JAX decode it differently; report this"
+            )
     weights = sum(array.size for array in by_numpy.values())
     return f"{path}: checksum and invariants hold; NumPy and JAX decode all {weights:,} numbers alike"
 
@@ -117,8 +119,9 @@ def run_onnx(path: Path, inputs: Path, out: Path | None) -> str:
     except Exception as error:  # ONNX Runtime's own exceptions have no common class but this
         raise ValueError(f"{path} is not an ONNX file that ONNX Runtime runs: {error}") from error
     wanted = session.get_inputs()[0]
-    fits = len(wanted.shape) == x.ndim and all(d in (n, None) or isinstance(d, str)
-                                               for d, n in zip(wanted.shape, x.shape, strict=True))  # fmt: skip
+    fits = len(wanted.shape) == x.ndim and all(
+        d in (n, None) or isinstance(d, str) for d, n in zip(wanted.shape, x.shape, strict=True)
+    )
     if not fits or wanted.type != f"tensor({NAMES.get(x.dtype.name, x.dtype.name)})":
         raise UsageError(f"{inputs} holds {x.dtype} {list(x.shape)}, {path} takes {wanted.type} {wanted.shape}")
     (y,) = session.run(None, {wanted.name: x})

@@ -75,9 +75,7 @@ def to_groups(x: Shaped[Array, "..."], granularity: Granularity) -> Shaped[Array
     return x.reshape(shape)
 
 
-def from_groups(
-    groups: Shaped[Array, "g n"], shape: Sequence[int], granularity: Granularity
-) -> Shaped[Array, "..."]:
+def from_groups(groups: Shaped[Array, "g n"], shape: Sequence[int], granularity: Granularity) -> Shaped[Array, "..."]:
     """The inverse of `to_groups` for an array of `shape`."""
     shape = tuple(shape)
     expected = group_shape(shape, granularity)

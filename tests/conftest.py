@@ -8,11 +8,13 @@ from importlib.metadata import version
 # Thousands of small programs are compiled to run once or twice: LLVM optimises none, and fusions are written by XLA's
 # older emitter, which takes a third less time. What XLA does to a program itself (fusions, buffers, collectives) stays
 # as it is. XLA ends the process at a flag that it does not know; the last value of a flag counts.
-os.environ["XLA_FLAGS"] = " ".join([
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
-    os.environ.get("XLA_FLAGS", ""),
-])  # fmt: skip
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
+        os.environ.get("XLA_FLAGS", ""),
+    ]
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests and their subprocesses compile many programs twice; each worker keeps its own for the session (one that all
 # shared could be read while another writes).

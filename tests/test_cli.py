@@ -26,8 +26,9 @@ def linear(extra):
 
 @pytest.fixture
 def file(tmp_path, rng):
-    tensor = QuantizedTensor(rng.integers(0, 4, (1, 40), dtype=np.uint8), rng.normal(size=(1, 4)).astype(np.float32),
-                        (8, 5), PerTensor())  # fmt: skip
+    tensor = QuantizedTensor(
+        rng.integers(0, 4, (1, 40), dtype=np.uint8), rng.normal(size=(1, 4)).astype(np.float32), (8, 5), PerTensor()
+    )
     storage.save(tmp_path / "m.safetensors", {"w": tensor, "b": np.zeros(5, np.float32)}, extra={"scale": 0.5})
     return tmp_path / "m.safetensors"
 
@@ -43,8 +44,16 @@ def test_inspect_and_verify(file, capsys):
 
 
 def test_verify_knows_what_jax_does_not_hold(tmp_path, rng, capsys):
-    tensors = {name: QuantizedTensor(rng.integers(0, 4, (1, 40), dtype=np.uint8), rng.normal(size=(1, 4)).astype(np.float32),
-                                (8, 5), PerTensor(), name) for name in ("bfloat16", "float16", "float64")}  # fmt: skip
+    tensors = {
+        name: QuantizedTensor(
+            rng.integers(0, 4, (1, 40), dtype=np.uint8),
+            rng.normal(size=(1, 4)).astype(np.float32),
+            (8, 5),
+            PerTensor(),
+            name,
+        )
+        for name in ("bfloat16", "float16", "float64")
+    }
     storage.save(tmp_path / "m", {**tensors, "a": np.float64(0.1), "b": np.array([2**40, -1]), "c": np.array([True])})
     assert cli.main(["verify", str(tmp_path / "m")]) == 0, capsys.readouterr().err
 
@@ -106,8 +115,12 @@ def test_the_command_at_fault_is_status_2(file, tmp_path, capsys):
     def export(model):
         return cli.main(["export", str(file), "--to", "onnx", "-o", str(tmp_path / "m.onnx"), "--model", model])
 
-    for model, message in (("no_such_module:f", "No module named"), (f"{__name__}:absent", "has no attribute"),
-                           ("words", "write package.module:function"), (".x:f", "write package")):  # fmt: skip
+    for model, message in (
+        ("no_such_module:f", "No module named"),
+        (f"{__name__}:absent", "has no attribute"),
+        ("words", "write package.module:function"),
+        (".x:f", "write package"),
+    ):
         assert export(model) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:

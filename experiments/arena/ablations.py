@@ -104,8 +104,11 @@ def _fields(epochs: int) -> dict[str, Mapping[str, Any]]:
         "prior learned, levels' rate 0.1": {"prior": "learned", "levels_rate": 0.1},
         "prior learned, weight decay 0.01": {"prior": "learned", "weight_decay": 0.01},
         "prior learned, gradient implicit": {"prior": "learned", "gradient": "implicit"},
-        "prior learned, epsilon from 1, weight decay 0.01":
-            {"prior": "learned", "epsilon_start": 1.0, "weight_decay": 0.01},
+        "prior learned, epsilon from 1, weight decay 0.01": {
+            "prior": "learned",
+            "epsilon_start": 1.0,
+            "weight_decay": 0.01,
+        },
     }
 
 
@@ -131,9 +134,14 @@ def run(arena: Arena, folder: Path, say: Say = print, clock: Clock | None = None
 
 
 def _trained(
-    change: Change, arena: Arena, task: Task, members: Sequence[Member], held: Sequence[np.ndarray], clock: Clock,
+    change: Change,
+    arena: Arena,
+    task: Task,
+    members: Sequence[Member],
+    held: Sequence[np.ndarray],
+    clock: Clock,
     store: Path,
-) -> tuple[Team, dict[str, Any]]:  # fmt: skip
+) -> tuple[Team, dict[str, Any]]:
     """The team at its end, and its scores at the end of the soft phase."""
     if change.task is not None:
         task, members = change.task(task, members)

@@ -22,12 +22,17 @@ def command(
 ) -> int:
     """Run `run` on the arenas that the arguments name and print `show` of their rows; 75 if paused, 2 if at fault."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {module}", description=description, allow_abbrev=False,
+        prog=f"python -m {module}",
+        description=description,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("config", type=Path, nargs="+", help="files of experiments/configs/arena/")
-    parser.add_argument("--folder", type=Path, help="results go to a folder in it, named as the file is "
-                        "(default: experiments/results/arena)")  # fmt: skip
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="results go to a folder in it, named as the file is (default: experiments/results/arena)",
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="pause after so long")
     options = parser.parse_args(arguments)
     clock = Clock(limit=60 * options.minutes)

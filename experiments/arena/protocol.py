@@ -110,9 +110,11 @@ def float_members(arena: Arena, task: Task, folder: Path, clock: Clock, say: Say
         own = make_task(dataclasses.replace(arena.config, seed=seed, downscale=1), task.dataset)
         if not path.is_file():
             config = dataclasses.replace(
-                arena.config, soft_epochs=arena.config.float_epochs, hard_epochs=0,
+                arena.config,
+                soft_epochs=arena.config.float_epochs,
+                hard_epochs=0,
                 learning_rate=arena.config.float_learning_rate,
-            )  # fmt: skip
+            )
             team = Team(task, config, [Member(seed, own.params, own.model_state)], quantized=False)
             clock.train(team, folder / "checkpoints" / f"float-{seed}")
             state = team.member(team.state, 0)
@@ -145,8 +147,13 @@ def repeat(team: Team, clock: Clock, store: Path) -> Row:
     ends = {"soft_end": history[frozen]["soft"], "soft_end_hard": history[frozen]["hard"]} if frozen else {}
     state = team.settled()
     shipped = [_shipped_accuracy(team, team.member(state, i)) for i in range(len(team.members))]
-    return {"untrained": hard[0].tolist(), "last": shipped, "best": hard[1:].max(axis=0).tolist(), **ends,
-            "epochs": hard[1:].tolist()}
+    return {
+        "untrained": hard[0].tolist(),
+        "last": shipped,
+        "best": hard[1:].max(axis=0).tolist(),
+        **ends,
+        "epochs": hard[1:].tolist(),
+    }
 
 
 def _shipped_accuracy(team: Team, state: Any) -> float:
@@ -160,7 +167,9 @@ def _shipped_accuracy(team: Team, state: Any) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         storage.save(path, hard)
-        dense = {n: jnp.asarray(x.dense() if isinstance(x, QuantizedTensor) else x) for n, x in storage.load(path).items()}
+        dense = {
+            n: jnp.asarray(x.dense() if isinstance(x, QuantizedTensor) else x) for n, x in storage.load(path).items()
+        }
     changed = [n for n, x in leaves_by_path(trained).items() if not bool((x == dense[n]).all())]
     if changed:
         raise RuntimeError(f"the packed file holds other weights than were trained in {changed}")
@@ -202,9 +211,15 @@ def keep(kept: Rows, row: Row, began: float, pages: Mapping[str, Callable[[Seque
 
 
 def one_row(
-    arena: Arena, task: Task, held: Sequence[np.ndarray], members: Sequence[Member], k: int, name: str, clock: Clock,
+    arena: Arena,
+    task: Task,
+    held: Sequence[np.ndarray],
+    members: Sequence[Member],
+    k: int,
+    name: str,
+    clock: Clock,
     store: Path,
-) -> Row:  # fmt: skip
+) -> Row:
     """One method with k levels, or the float network trained on: tuned, then repeated at every seed."""
     method = METHODS.get(name, CONTINUED)
     config = dataclasses.replace(arena.config, k=k or arena.config.k, **method.fields)
@@ -232,7 +247,8 @@ def refuse_another(arena: Arena, path: Path) -> None:
     shared["config"]["data_dir"] = None
     if differ := differences(path, shared, {"config": to_json(Config())}):
         raise ValueError(
-            f"{path} describes another arena than this one:\n" + "\n".join(differ)
+            f"{path} describes another arena than this one:\n"
+            + "\n".join(differ)
             + "\nGive another folder, or delete its rows."
         )
     if not path.is_file():

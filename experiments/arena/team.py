@@ -33,10 +33,7 @@ from mecq_jax.params import Plan, Rule, quantize_tree
 from mecq_jax.training import Steps, TrainState
 
 # Fields of a config in which the members of a team may differ: numbers that only enter the step's arithmetic.
-TRACED = (
-    "learning_rate", "hard_rate", "levels_rate", "weight_decay", "epsilon_start", "epsilon_end",
-    "entropy_weight",
-)  # fmt: skip
+TRACED = ("learning_rate", "hard_rate", "levels_rate", "weight_decay", "epsilon_start", "epsilon_end", "entropy_weight")
 EVALUATED_AT_ONCE = 500
 
 
@@ -52,8 +49,16 @@ class Member(NamedTuple):
 class Team:
     """The members' stacked state and the jitted functions over it."""
 
-    def __init__(self, task: Task, config: Config, members: Sequence[Member], *, quantized: bool = True,
-                 together: bool | None = None, rules: Sequence[Rule] | None = None):
+    def __init__(
+        self,
+        task: Task,
+        config: Config,
+        members: Sequence[Member],
+        *,
+        quantized: bool = True,
+        together: bool | None = None,
+        rules: Sequence[Rule] | None = None,
+    ):
         """config: of all members, in which `TRACED` are defaults; quantized: False trains the float weights on;
         rules: of the quantized layers (None: the config's quantizer in all but the first and the last)."""
         self.rules = config.rules(task.order) if rules is None else rules

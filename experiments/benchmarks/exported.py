@@ -58,8 +58,10 @@ def tensors_of(model: Any, k: int | None) -> Mapping[str, Any]:
 
 def in_its_own_process(path: Path, x: Path) -> dict[str, float]:
     """Seconds to open an ONNX file and bytes resident then and after a call; the median of fresh processes."""
-    found = [json.loads(subprocess.run([sys.executable, "-c", WORKER, path, x], check=True, capture_output=True).stdout)
-             for _ in range(LOADS)]  # fmt: skip
+    found = [
+        json.loads(subprocess.run([sys.executable, "-c", WORKER, path, x], check=True, capture_output=True).stdout)
+        for _ in range(LOADS)
+    ]
     return {name: float(np.median([f[name] for f in found])) for name in found[0]}
 
 
@@ -118,8 +120,10 @@ def _finished(network: str, runtime: str, form: str, row: Row, base: Row) -> Row
 
 def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
     networks, repeats = (TINY, 2) if tiny else (NETWORKS, 15)
-    return {f"{name} onnxruntime float": partial(one_network, name, size, width, repeats)
-            for name, (size, width) in networks.items()}  # fmt: skip
+    return {
+        f"{name} onnxruntime float": partial(one_network, name, size, width, repeats)
+        for name, (size, width) in networks.items()
+    }
 
 
 def _ratio(what: str) -> Callable[[Row], str]:

@@ -94,9 +94,20 @@ def rates(tiny: bool) -> list[Row]:
     found = {workers: stream_rate(reading, size, workers, batches) for workers in (0, 1, 2)}
     step = step_rate(config, 1 if tiny else 3)
     return [
-        {"key": f"{CONFIG.stem} workers {workers}", "config": CONFIG.stem, "workers": workers, "threads": THREADS,
-         "cores": os.cpu_count(), "kilobytes": kilobytes, "batch": reading.batch, "step_batch": config.batch,
-         "input": rate, "first": first, "step": step, "ratio": rate / step}
+        {
+            "key": f"{CONFIG.stem} workers {workers}",
+            "config": CONFIG.stem,
+            "workers": workers,
+            "threads": THREADS,
+            "cores": os.cpu_count(),
+            "kilobytes": kilobytes,
+            "batch": reading.batch,
+            "step_batch": config.batch,
+            "input": rate,
+            "first": first,
+            "step": step,
+            "ratio": rate / step,
+        }
         for workers, (rate, first) in found.items()
     ]
 

@@ -88,8 +88,16 @@ def one_size(size: int, batch: int, layers: int, repeats: int, kernel: bool) -> 
     times = {name: t / layers for name, t in measure.seconds(work, repeats).items()}
     rows: list[Row] = []
     for name, product_bytes in nbytes.items():
-        row = {"key": f"{size} {batch} {name}", "size": size, "batch": batch, "form": name, "layers": layers,
-               "seconds": times[name], "faster": times[BASE] / times[name], "bytes": product_bytes}
+        row = {
+            "key": f"{size} {batch} {name}",
+            "size": size,
+            "batch": batch,
+            "form": name,
+            "layers": layers,
+            "seconds": times[name],
+            "faster": times[BASE] / times[name],
+            "bytes": product_bytes,
+        }
         if name in error:
             copy = times[name.replace("kernel", "copy")] / 2
             row |= {"error": error[name], "copy_seconds": copy, "of_copy": times[name] / copy}

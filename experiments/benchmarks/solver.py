@@ -102,10 +102,20 @@ def one_size(n: int, k: int, slow: bool, repeats: int) -> list[Row]:
     rows: list[Row] = []
     for name, spent in times.items():
         ratio = {"of_bound": spent / bound} if name == "newton" else {}
-        rows.append({"key": f"{n} {k} {name}", "n": n, "k": k, "solver": name, "seconds": spent,
-                     "to_newton": spent / times["newton"], "error": work[name].read,
-                     "temporaries": work[name].temporaries / (4 * n), "resident": work[name].resident / (4 * n),
-                     **ratio})
+        rows.append(
+            {
+                "key": f"{n} {k} {name}",
+                "n": n,
+                "k": k,
+                "solver": name,
+                "seconds": spent,
+                "to_newton": spent / times["newton"],
+                "error": work[name].read,
+                "temporaries": work[name].temporaries / (4 * n),
+                "resident": work[name].resident / (4 * n),
+                **ratio,
+            }
+        )
     return rows
 
 

@@ -116,15 +116,26 @@ def one_model(name: str, tiny: bool, repeats: int) -> list[Row]:
             model = outside.with_qwix(model, "blocks/.*", 4, shape)
         step, state, batch = step_of(model, METHODS.get(method), shape)
         work[method] = measure.compiled(step, state, batch, feed=partial(_next, batch))
-        held = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state, state.quant_state, batch))
-                   if hasattr(x, "nbytes"))
+        held = sum(
+            x.nbytes
+            for x in jax.tree.leaves((state.params, state.opt_state, state.quant_state, batch))
+            if hasattr(x, "nbytes")
+        )
         memory[method] = work[method].temporaries + held
         print(f"{name} {method}: {work[method].first:.3g} s", flush=True)
     times = measure.seconds(work, repeats, budget=120)
     return [
-        {"key": f"{name} {method}", "model": name, "method": method, "seconds": t, "to_lsq": t / times["lsq"],
-         "bytes": memory[method], "bytes_to_lsq": memory[method] / memory["lsq"],
-         "resident": work[method].resident, "resident_to_lsq": work[method].resident / work["lsq"].resident}
+        {
+            "key": f"{name} {method}",
+            "model": name,
+            "method": method,
+            "seconds": t,
+            "to_lsq": t / times["lsq"],
+            "bytes": memory[method],
+            "bytes_to_lsq": memory[method] / memory["lsq"],
+            "resident": work[method].resident,
+            "resident_to_lsq": work[method].resident / work["lsq"].resident,
+        }
         for method, t in times.items()
     ]
 

@@ -6,6 +6,19 @@
 # With --encoder_run=runs/imagenet_resnet50_float the encoder starts from that run's weights, as published ones do.
 from experiments.config import Config
 
-config = Config(task="segment", dataset="ade20k", size=(512, 512), model="resnet50_deeplab", width=64,
-                compute="bfloat16", batch=16, optimizer="sgd", float_epochs=127, float_learning_rate=0.01,
-                weight_decay=5e-4, warmup=0.01, soft_epochs=0, hard_epochs=0)
+config = Config(
+    task="segment",
+    dataset="ade20k",
+    size=(512, 512),
+    model="resnet50_deeplab",
+    width=64,
+    compute="bfloat16",
+    batch=16,
+    optimizer="sgd",
+    float_epochs=127,
+    float_learning_rate=0.01,
+    weight_decay=5e-4,
+    warmup=0.01,
+    soft_epochs=0,
+    hard_epochs=0,
+)

@@ -6,6 +6,20 @@
 # nothing pretrained is loaded.
 from experiments.config import Config
 
-config = Config(task="segment", dataset="ade20k", size=(512, 512), model="segformer_b0", width=32, compute="bfloat16",
-                batch=16, optimizer="adam", float_epochs=127, float_learning_rate=5e-4, weight_decay=0.01, warmup=0.01,
-                clip=1.0, soft_epochs=0, hard_epochs=0)
+config = Config(
+    task="segment",
+    dataset="ade20k",
+    size=(512, 512),
+    model="segformer_b0",
+    width=32,
+    compute="bfloat16",
+    batch=16,
+    optimizer="adam",
+    float_epochs=127,
+    float_learning_rate=5e-4,
+    weight_decay=0.01,
+    warmup=0.01,
+    clip=1.0,
+    soft_epochs=0,
+    hard_epochs=0,
+)

@@ -8,5 +8,14 @@ import dataclasses
 
 from experiments.configs.ade20k_segformer_b0_float import config as base
 
-config = dataclasses.replace(base, k=16, float_run="runs/ade20k_segformer_b0_float", soft_epochs=50, hard_epochs=14,
-                             learning_rate=1e-4, levels_rate=0.1, epsilon_end=1e-3, entropy_weight=0.0)
+config = dataclasses.replace(
+    base,
+    k=16,
+    float_run="runs/ade20k_segformer_b0_float",
+    soft_epochs=50,
+    hard_epochs=14,
+    learning_rate=1e-4,
+    levels_rate=0.1,
+    epsilon_end=1e-3,
+    entropy_weight=0.0,
+)

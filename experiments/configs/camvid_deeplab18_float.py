@@ -6,7 +6,20 @@
 # CamVid (Brostow et al., 2009, University of Cambridge) is for research; its images are not part of this project.
 from experiments.config import Config
 
-config = Config(task="segment", dataset="camvid", size=(360, 480), augment="scale_crop_flip", model="resnet18_deeplab",
-                width=64, batch=8, optimizer="sgd", float_epochs=300, float_learning_rate=0.02, weight_decay=5e-4,
-                warmup=0.02, clip=5.0,
-                soft_epochs=0, hard_epochs=0)
+config = Config(
+    task="segment",
+    dataset="camvid",
+    size=(360, 480),
+    augment="scale_crop_flip",
+    model="resnet18_deeplab",
+    width=64,
+    batch=8,
+    optimizer="sgd",
+    float_epochs=300,
+    float_learning_rate=0.02,
+    weight_decay=5e-4,
+    warmup=0.02,
+    clip=5.0,
+    soft_epochs=0,
+    hard_epochs=0,
+)

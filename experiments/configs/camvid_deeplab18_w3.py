@@ -6,5 +6,14 @@ import dataclasses
 
 from experiments.configs.camvid_deeplab18_float import config as base
 
-config = dataclasses.replace(base, float_run="runs/camvid_deeplab18_float", k=8, soft_epochs=60, hard_epochs=20,
-                             learning_rate=3e-3, weight_decay=0.0, epsilon_end=1e-3, entropy_weight=0.0)
+config = dataclasses.replace(
+    base,
+    float_run="runs/camvid_deeplab18_float",
+    k=8,
+    soft_epochs=60,
+    hard_epochs=20,
+    learning_rate=3e-3,
+    weight_decay=0.0,
+    epsilon_end=1e-3,
+    entropy_weight=0.0,
+)

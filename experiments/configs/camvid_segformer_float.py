@@ -5,6 +5,19 @@
 # CamVid (Brostow et al., 2009, University of Cambridge) is for research; its images are not part of this project.
 from experiments.config import Config
 
-config = Config(task="segment", dataset="camvid", size=(360, 480), augment="scale_crop_flip", model="segformer_b0",
-                width=32, batch=8, float_epochs=300, float_learning_rate=5e-4, weight_decay=0.01, warmup=0.05, clip=1.0,
-                soft_epochs=0, hard_epochs=0)
+config = Config(
+    task="segment",
+    dataset="camvid",
+    size=(360, 480),
+    augment="scale_crop_flip",
+    model="segformer_b0",
+    width=32,
+    batch=8,
+    float_epochs=300,
+    float_learning_rate=5e-4,
+    weight_decay=0.01,
+    warmup=0.05,
+    clip=1.0,
+    soft_epochs=0,
+    hard_epochs=0,
+)

@@ -6,6 +6,19 @@
 # CamVid (Brostow et al., 2009, University of Cambridge) is for research; its images are not part of this project.
 from experiments.config import Config
 
-config = Config(task="segment", dataset="camvid", size=(180, 240), augment="scale_crop_flip", model="patch_unet",
-                width=32, batch=8, float_epochs=60, float_learning_rate=3e-3, weight_decay=0.02, warmup=0.05, clip=1.0,
-                soft_epochs=0, hard_epochs=0)
+config = Config(
+    task="segment",
+    dataset="camvid",
+    size=(180, 240),
+    augment="scale_crop_flip",
+    model="patch_unet",
+    width=32,
+    batch=8,
+    float_epochs=60,
+    float_learning_rate=3e-3,
+    weight_decay=0.02,
+    warmup=0.05,
+    clip=1.0,
+    soft_epochs=0,
+    hard_epochs=0,
+)

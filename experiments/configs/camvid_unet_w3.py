@@ -7,5 +7,14 @@ import dataclasses
 
 from experiments.configs.camvid_unet_float import config as base
 
-config = dataclasses.replace(base, float_run="runs/camvid_unet_float", k=8, soft_epochs=14, hard_epochs=6,
-                             learning_rate=1e-3, weight_decay=0.0, epsilon_end=1e-3, entropy_weight=0.0)
+config = dataclasses.replace(
+    base,
+    float_run="runs/camvid_unet_float",
+    k=8,
+    soft_epochs=14,
+    hard_epochs=6,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    epsilon_end=1e-3,
+    entropy_weight=0.0,
+)

@@ -5,5 +5,17 @@
 # Expected: none published that we know with this recipe.
 from experiments.config import Config
 
-config = Config(dataset="cifar100", model="resnet20", width=16, augment="crop_flip", pad=4, batch=128, optimizer="sgd",
-                float_epochs=200, float_learning_rate=0.1, weight_decay=1e-4, soft_epochs=0, hard_epochs=0)
+config = Config(
+    dataset="cifar100",
+    model="resnet20",
+    width=16,
+    augment="crop_flip",
+    pad=4,
+    batch=128,
+    optimizer="sgd",
+    float_epochs=200,
+    float_learning_rate=0.1,
+    weight_decay=1e-4,
+    soft_epochs=0,
+    hard_epochs=0,
+)

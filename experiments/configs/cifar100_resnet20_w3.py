@@ -8,5 +8,14 @@ import dataclasses
 
 from experiments.configs.cifar100_resnet20_float import config as base
 
-config = dataclasses.replace(base, k=8, float_run="runs/cifar100_resnet20_float", soft_epochs=150, hard_epochs=50,
-                             learning_rate=0.05, levels_rate=0.01, epsilon_end=1e-3, entropy_weight=0.0)
+config = dataclasses.replace(
+    base,
+    k=8,
+    float_run="runs/cifar100_resnet20_float",
+    soft_epochs=150,
+    hard_epochs=50,
+    learning_rate=0.05,
+    levels_rate=0.01,
+    epsilon_end=1e-3,
+    entropy_weight=0.0,
+)

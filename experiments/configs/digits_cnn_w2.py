@@ -2,5 +2,15 @@
 # python -m experiments.train --config experiments/configs/digits_cnn_w2.py
 from experiments.config import Config
 
-config = Config(dataset="digits", augment="crop", pad=1, model="cnn", width=16, k=4, batch=64,
-                float_epochs=20, soft_epochs=15, hard_epochs=5)
+config = Config(
+    dataset="digits",
+    augment="crop",
+    pad=1,
+    model="cnn",
+    width=16,
+    k=4,
+    batch=64,
+    float_epochs=20,
+    soft_epochs=15,
+    hard_epochs=5,
+)

@@ -7,6 +7,21 @@
 # and repeated augmentation are left out here.
 from experiments.config import Config
 
-config = Config(dataset="imagenet2012", size=(224, 224), model="deit_s", width=384, compute="bfloat16", batch=1024,
-                optimizer="adam", float_epochs=300, float_learning_rate=1e-3, weight_decay=0.05, warmup=0.017, clip=1.0,
-                label_smoothing=0.1, mixup=0.8, soft_epochs=0, hard_epochs=0)
+config = Config(
+    dataset="imagenet2012",
+    size=(224, 224),
+    model="deit_s",
+    width=384,
+    compute="bfloat16",
+    batch=1024,
+    optimizer="adam",
+    float_epochs=300,
+    float_learning_rate=1e-3,
+    weight_decay=0.05,
+    warmup=0.017,
+    clip=1.0,
+    label_smoothing=0.1,
+    mixup=0.8,
+    soft_epochs=0,
+    hard_epochs=0,
+)

@@ -9,5 +9,14 @@ import dataclasses
 
 from experiments.configs.imagenet_deit_s_float import config as base
 
-config = dataclasses.replace(base, k=4, float_run="runs/imagenet_deit_s_float", soft_epochs=100, hard_epochs=30,
-                             learning_rate=2e-4, levels_rate=0.1, epsilon_end=1e-3, entropy_weight=0.0)
+config = dataclasses.replace(
+    base,
+    k=4,
+    float_run="runs/imagenet_deit_s_float",
+    soft_epochs=100,
+    hard_epochs=30,
+    learning_rate=2e-4,
+    levels_rate=0.1,
+    epsilon_end=1e-3,
+    entropy_weight=0.0,
+)

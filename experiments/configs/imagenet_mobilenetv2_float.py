@@ -6,6 +6,19 @@
 # Expected: 72.0 % top-1 (arXiv 1801.04381, table 4; this recipe is not theirs).
 from experiments.config import Config
 
-config = Config(dataset="imagenet2012", size=(224, 224), model="mobilenetv2", width=32, compute="bfloat16", batch=1024,
-                optimizer="sgd", float_epochs=150, float_learning_rate=0.2, weight_decay=4e-5, warmup=0.03,
-                label_smoothing=0.1, soft_epochs=0, hard_epochs=0)
+config = Config(
+    dataset="imagenet2012",
+    size=(224, 224),
+    model="mobilenetv2",
+    width=32,
+    compute="bfloat16",
+    batch=1024,
+    optimizer="sgd",
+    float_epochs=150,
+    float_learning_rate=0.2,
+    weight_decay=4e-5,
+    warmup=0.03,
+    label_smoothing=0.1,
+    soft_epochs=0,
+    hard_epochs=0,
+)

@@ -9,5 +9,14 @@ import dataclasses
 
 from experiments.configs.imagenet_mobilenetv2_float import config as base
 
-config = dataclasses.replace(base, k=16, float_run="runs/imagenet_mobilenetv2_float", soft_epochs=70, hard_epochs=20,
-                             learning_rate=0.02, levels_rate=0.01, epsilon_end=1e-3, entropy_weight=0.0)
+config = dataclasses.replace(
+    base,
+    k=16,
+    float_run="runs/imagenet_mobilenetv2_float",
+    soft_epochs=70,
+    hard_epochs=20,
+    learning_rate=0.02,
+    levels_rate=0.01,
+    epsilon_end=1e-3,
+    entropy_weight=0.0,
+)

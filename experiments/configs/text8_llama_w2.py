@@ -9,5 +9,14 @@ import dataclasses
 
 from experiments.configs.text8_llama_float import config as base
 
-config = dataclasses.replace(base, float_run="runs/text8_llama_float", k=4, epoch_size=5_468, soft_epochs=2,
-                             hard_epochs=1, learning_rate=1e-3, epsilon_end=1e-3, entropy_weight=0.0)
+config = dataclasses.replace(
+    base,
+    float_run="runs/text8_llama_float",
+    k=4,
+    epoch_size=5_468,
+    soft_epochs=2,
+    hard_epochs=1,
+    learning_rate=1e-3,
+    epsilon_end=1e-3,
+    entropy_weight=0.0,
+)

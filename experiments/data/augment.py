@@ -11,8 +11,7 @@ KINDS = ("none", "crop", "crop_flip")
 _PAD_MODES = {"zero": "constant", "reflect": "reflect"}
 
 
-def normalise(images: UInt8[Array, "b h w c"], mean: Sequence[float], std: Sequence[float]
-              ) -> Float[Array, "b h w c"]:
+def normalise(images: UInt8[Array, "b h w c"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "b h w c"]:
     """float32 (images / 255 - mean) / std.
 
     images: uint8 [b, h, w, c].
@@ -29,8 +28,9 @@ def normalise(images: UInt8[Array, "b h w c"], mean: Sequence[float], std: Seque
     return (images.astype(jnp.float32) / 255.0 - shift) / scale
 
 
-def crop_flip(rng: Key[Array, ""], images: Num[Array, "b h w c"], pad: int = 4, flip: bool = True,
-              mode: str = "zero") -> Num[Array, "b h w c"]:
+def crop_flip(
+    rng: Key[Array, ""], images: Num[Array, "b h w c"], pad: int = 4, flip: bool = True, mode: str = "zero"
+) -> Num[Array, "b h w c"]:
     """A random h x w crop of each padded image, mirrored left to right with probability 1/2.
 
     rng: one key.
@@ -49,8 +49,7 @@ def crop_flip(rng: Key[Array, ""], images: Num[Array, "b h w c"], pad: int = 4, 
     return jnp.where(mirrored, images[:, :, ::-1, :], images)
 
 
-def apply(rng: Key[Array, ""], images: Num[Array, "b h w c"], kind: str, pad: int = 4
-          ) -> Num[Array, "b h w c"]:
+def apply(rng: Key[Array, ""], images: Num[Array, "b h w c"], kind: str, pad: int = 4) -> Num[Array, "b h w c"]:
     """The augmentation named `kind`.
 
     rng: one key.
@@ -65,8 +64,7 @@ def apply(rng: Key[Array, ""], images: Num[Array, "b h w c"], kind: str, pad: in
     return crop_flip(rng, images, pad, flip=kind == "crop_flip")
 
 
-def _random_crop(rng: Key[Array, ""], images: Num[Array, "b h w c"], pad: int, mode: str
-                 ) -> Num[Array, "b h w c"]:
+def _random_crop(rng: Key[Array, ""], images: Num[Array, "b h w c"], pad: int, mode: str) -> Num[Array, "b h w c"]:
     """Each image at its own random offset, 0 to 2 * pad in each direction, of its padded self."""
     count, *shape = images.shape
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=mode)
@@ -86,6 +84,4 @@ def _check_padding(shape: tuple[int, ...], pad: int, mode: str) -> None:
     if pad < 0:
         raise ValueError(f"pad is {pad}, must be at least 0; use 0 for no crop")
     if mode == "reflect" and pad >= min(shape[1:3]):
-        raise ValueError(
-            f"pad is {pad}, must be below the size {min(shape[1:3])} for reflect; use less or mode='zero'"
-        )
+        raise ValueError(f"pad is {pad}, must be below the size {min(shape[1:3])} for reflect; use less or mode='zero'")

@@ -27,8 +27,13 @@ def resize(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((width, height), method))
 
 
-def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: Size, scale: tuple[float, float] = (0.08, 1),
-                        ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> np.ndarray:
+def random_resized_crop(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    size: Size,
+    scale: tuple[float, float] = (0.08, 1),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
     """A random part of the image at `size`: its share of the area is uniform in `scale`, its width over its height
     log-uniform in `ratio` (Szegedy et al., 2014, arXiv 1409.4842, section 6; as torchvision, ten tries, then the
     largest central part whose shape `ratio` allows)."""
@@ -36,8 +41,9 @@ def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: Size,
     return resize(image[top : top + h, left : left + w], size)
 
 
-def _random_box(rng: np.random.Generator, height: int, width: int, scale: tuple[float, float],
-                ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+def _random_box(
+    rng: np.random.Generator, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a random part."""
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -66,8 +72,9 @@ def center_crop(image: np.ndarray, size: Size, share: float = 224 / 256) -> np.n
     return image[top : top + size[0], left : left + size[1]]
 
 
-def random_scale_crop(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, size: Size,
-                      scale: tuple[float, float] = (0.5, 2.0)) -> tuple[np.ndarray, np.ndarray]:
+def random_scale_crop(
+    rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, size: Size, scale: tuple[float, float] = (0.5, 2.0)
+) -> tuple[np.ndarray, np.ndarray]:
     """(image, mask) at `size`, mirrored or not: a random place of both after a resize by which the image's shorter side
     becomes a factor, uniform in `scale`, of the shorter side of `size`. Where they do not reach, the image is FILL and
     the mask IGNORE."""

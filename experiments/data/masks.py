@@ -32,17 +32,30 @@ class Classes:
         if len(self.names) != len(self.colours):
             raise ValueError(f"{len(self.names)} names and {len(self.colours)} colours; give each class one of both")
         if 0 <= self.ignore < len(self.names):
-            raise ValueError(f"ignore = {self.ignore} is the class {self.names[self.ignore]!r}; give a label that is "
-                             f"none of the classes 0 to {len(self.names) - 1}")
+            raise ValueError(
+                f"ignore = {self.ignore} is the class {self.names[self.ignore]!r}; give a label that is "
+                f"none of the classes 0 to {len(self.names) - 1}"
+            )
 
 
 # The eleven classes of CamVid (Brostow et al., 2009) as SegNet took them, in its order and colours; 11 is void.
 CAMVID = Classes(
     names=("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
-    colours=((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
-             (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)),
+    colours=(
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    ),
     ignore=11,
-)  # fmt: skip
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,8 +71,13 @@ class Masks:
     std: tuple[float, ...]
 
 
-def load(root: str | Path | None, size: Size | None = None, classes: Classes | None = None,
-         train_size: int | None = None, test_size: Size | None = None) -> Masks:
+def load(
+    root: str | Path | None,
+    size: Size | None = None,
+    classes: Classes | None = None,
+    train_size: int | None = None,
+    test_size: Size | None = None,
+) -> Masks:
     """The folder `root`, at `size` (height, width): images by the mean over areas, masks by the nearest pixel.
 
     size: None leaves images as they are, all of one size then.
@@ -72,8 +90,9 @@ def load(root: str | Path | None, size: Size | None = None, classes: Classes | N
       ValueError: at an empty folder, sizes that differ, or a label beyond the classes; each names the file.
     """
     if root is None:
-        raise ValueError("data_dir is None; give the folder that holds train/images, train/masks and test/... with "
-                         "--data_dir=PATH")
+        raise ValueError(
+            "data_dir is None; give the folder that holds train/images, train/masks and test/... with --data_dir=PATH"
+        )
     folder = Path(root).expanduser()
     train = _pairs(folder / "train")
     if train_size is not None:
@@ -87,23 +106,33 @@ def load(root: str | Path | None, size: Size | None = None, classes: Classes | N
     for pairs, found in ((train, labels), (test, test_labels)):
         _check_labels(pairs, found, classes)
     mean, std = channel_statistics(images)
-    return Masks(train_images=images, train_labels=labels, test_images=test_images, test_labels=test_labels,
-                 classes=classes, mean=mean, std=std)
+    return Masks(
+        train_images=images,
+        train_labels=labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        classes=classes,
+        mean=mean,
+        std=std,
+    )
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     """(image, mask) of each name in images/, sorted."""
     for part in (folder / "images", folder / "masks"):
         if not part.is_dir():
-            raise FileNotFoundError(f"{part} is not a folder; data_dir must hold train/ and test/ (or val/), each with "
-                                    "images/ and masks/")
+            raise FileNotFoundError(
+                f"{part} is not a folder; data_dir must hold train/ and test/ (or val/), each with images/ and masks/"
+            )
     images = {path.stem: path for path in sorted((folder / "images").iterdir()) if not path.name.startswith(".")}
     masks = {path.stem: path for path in (folder / "masks").iterdir()}
     if not images:
         raise ValueError(f"{folder / 'images'} is empty")
     if alone := [path for stem, path in images.items() if stem not in masks]:
-        raise FileNotFoundError(f"{alone[0]} has no mask {folder / 'masks' / alone[0].stem}.*; {len(alone)} of "
-                                f"{len(images)} images have none")
+        raise FileNotFoundError(
+            f"{alone[0]} has no mask {folder / 'masks' / alone[0].stem}.*; {len(alone)} of "
+            f"{len(images)} images have none"
+        )
     return [(path, masks[stem]) for stem, path in images.items()]
 
 
@@ -116,11 +145,15 @@ def _read(pairs: Sequence[tuple[Path, Path]], size: Size | None) -> tuple[np.nda
         with Image.open(image_path) as image_file, Image.open(mask_path) as mask_file:
             image, mask = image_file.convert("RGB"), mask_file.copy()
         if image.size != mask.size:
-            raise ValueError(f"{image_path} is {_size(image.size)} and its mask {mask_path} {_size(mask.size)}; a "
-                             "mask must be of its image's size")
+            raise ValueError(
+                f"{image_path} is {_size(image.size)} and its mask {mask_path} {_size(mask.size)}; a "
+                "mask must be of its image's size"
+            )
         if mask.mode not in ("L", "P", "1"):
-            raise ValueError(f"{mask_path} is of mode {mask.mode}; a mask has one channel of 8 bits (L) or a "
-                             "palette (P), whose values are the classes")
+            raise ValueError(
+                f"{mask_path} is of mode {mask.mode}; a mask has one channel of 8 bits (L) or a "
+                "palette (P), whose values are the classes"
+            )
         if size is not None and image.size != (wanted := (size[1], size[0])):
             smaller = wanted[0] <= image.width and wanted[1] <= image.height
             image = image.resize(wanted, Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR)
@@ -128,8 +161,10 @@ def _read(pairs: Sequence[tuple[Path, Path]], size: Size | None) -> tuple[np.nda
         images.append(np.asarray(image))
         labels.append(np.asarray(mask, np.uint8))
         if images[-1].shape != images[0].shape:
-            raise ValueError(f"{image_path} is {images[-1].shape[:2]} and {pairs[0][0]} {images[0].shape[:2]}; give "
-                             "size=(height, width) to bring all to one")
+            raise ValueError(
+                f"{image_path} is {images[-1].shape[:2]} and {pairs[0][0]} {images[0].shape[:2]}; give "
+                "size=(height, width) to bring all to one"
+            )
     return np.stack(images), np.stack(labels)
 
 
@@ -143,8 +178,10 @@ def _classes(folder: Path, labels: np.ndarray) -> Classes:
     if path.is_file():
         said = json.loads(path.read_text(encoding="utf-8"))
         if "names" not in said:
-            raise ValueError(f"{path} holds no 'names'; it is {{\"names\": [...], \"colours\": [[r, g, b], ...], "
-                             '"ignore": 255}, the last two optional')
+            raise ValueError(
+                f'{path} holds no \'names\'; it is {{"names": [...], "colours": [[r, g, b], ...], '
+                '"ignore": 255}, the last two optional'
+            )
         names = tuple(said["names"])
         colours = tuple(tuple(c) for c in said.get("colours", palette(len(names))))
         return Classes(names=names, colours=colours, ignore=said.get("ignore", IGNORE))
@@ -164,6 +201,8 @@ def _check_labels(pairs: Sequence[tuple[Path, Path]], labels: np.ndarray, classe
     beyond = (labels >= len(classes.names)) & (labels != classes.ignore)
     if beyond.any():
         first = int(beyond.any(axis=(1, 2)).argmax())
-        raise ValueError(f"{pairs[first][1]} holds the label {int(labels[first][beyond[first]][0])}, beyond the "
-                         f"{len(classes.names)} classes and not the ignore label {classes.ignore}; name all classes "
-                         "in classes.json, or set its ignore")
+        raise ValueError(
+            f"{pairs[first][1]} holds the label {int(labels[first][beyond[first]][0])}, beyond the "
+            f"{len(classes.names)} classes and not the ignore label {classes.ignore}; name all classes "
+            "in classes.json, or set its ignore"
+        )

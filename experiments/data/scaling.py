@@ -10,8 +10,14 @@ KINDS = ("none", "scale_crop_flip")
 SCALES = (0.5, 2.0)
 
 
-def apply(rng: Key[Array, ""], images: Float[Array, "b h w c"], labels: Int[Array, "b h w"], kind: str, ignore: int,
-          size: tuple[int, int] | None = None) -> tuple[Float[Array, "b H W c"], Int[Array, "b H W"]]:
+def apply(
+    rng: Key[Array, ""],
+    images: Float[Array, "b h w c"],
+    labels: Int[Array, "b h w"],
+    kind: str,
+    ignore: int,
+    size: tuple[int, int] | None = None,
+) -> tuple[Float[Array, "b H W c"], Int[Array, "b H W"]]:
     """The augmentation named `kind`.
 
     images: normalised, so that 0 is the mean; labels: their masks.
@@ -29,9 +35,14 @@ def check(kind: str) -> None:
         raise ValueError(f"augment = {kind!r}: segmentation has {', '.join(KINDS)}")
 
 
-def scale_crop_flip(rng: Key[Array, ""], images: Float[Array, "b h w c"], labels: Int[Array, "b h w"], ignore: int,
-                    size: tuple[int, int] | None = None, scales: tuple[float, float] = SCALES
-                    ) -> tuple[Float[Array, "b H W c"], Int[Array, "b H W"]]:
+def scale_crop_flip(
+    rng: Key[Array, ""],
+    images: Float[Array, "b h w c"],
+    labels: Int[Array, "b h w"],
+    ignore: int,
+    size: tuple[int, int] | None = None,
+    scales: tuple[float, float] = SCALES,
+) -> tuple[Float[Array, "b H W c"], Int[Array, "b H W"]]:
     """Each image made s times as large, a crop of `size` of it, mirrored left to right with probability 1/2.
 
     Pixel i of the crop shows the place (i + 1/2 - t) / s of the image, in pixels from its edge: bilinear in the
@@ -53,8 +64,9 @@ def scale_crop_flip(rng: Key[Array, ""], images: Float[Array, "b h w c"], labels
 
 
 def _resample(image: Float[Array, "h w c"], scale: Array, shift: Array, size: tuple[int, int]) -> Array:
-    return jax.image.scale_and_translate(image, (*size, image.shape[-1]), (0, 1), jnp.stack([scale, scale]), shift,
-                                         method="linear")
+    return jax.image.scale_and_translate(
+        image, (*size, image.shape[-1]), (0, 1), jnp.stack([scale, scale]), shift, method="linear"
+    )
 
 
 def _nearest(label: Int[Array, "h w"], scale: Array, shift: Array, size: tuple[int, int], ignore: int) -> Array:

@@ -52,8 +52,9 @@ class Stream:
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}, must be at least 0; 0 reads by threads of this process")
         if self.train_size is not None and not 1 <= self.train_size <= len(self.records):
-            raise ValueError(f"train_size is {self.train_size}, must be from 1 to {len(self.records)}; leave it None "
-                             "for all")
+            raise ValueError(
+                f"train_size is {self.train_size}, must be from 1 to {len(self.records)}; leave it None for all"
+            )
 
     def __len__(self) -> int:
         return len(self.records) if self.train_size is None else self.train_size

@@ -51,8 +51,10 @@ class Windows:
 
     def __post_init__(self):
         if len(self.tokens) <= self.context:
-            raise ValueError(f"a part of {len(self.tokens)} characters holds no window of context + 1 = "
-                             f"{self.context + 1}; choose a shorter context or more text")
+            raise ValueError(
+                f"a part of {len(self.tokens)} characters holds no window of context + 1 = "
+                f"{self.context + 1}; choose a shorter context or more text"
+            )
 
     def __len__(self) -> int:
         return (len(self.tokens) - 1) // self.context
@@ -60,8 +62,10 @@ class Windows:
     def epoch(self, batch: int, seed: int, number: int, start: int = 0) -> Iterator[Batch]:
         """The len // batch batches of a shuffled epoch from batch `start` on; a function of the arguments alone."""
         if not 1 <= batch <= len(self):
-            raise ValueError(f"batch is {batch}, must be from 1 to the {len(self)} windows of {self.context} tokens; "
-                             "choose a smaller batch or more text")
+            raise ValueError(
+                f"batch is {batch}, must be from 1 to the {len(self)} windows of {self.context} tokens; "
+                "choose a smaller batch or more text"
+            )
         rng = np.random.default_rng([seed, number])
         phase = int(rng.integers(self.context))
         order = rng.permutation(len(self))
@@ -90,8 +94,9 @@ def load(name: str, data_dir: str | os.PathLike | None, train_size: int | None =
     symbols, tokens = _text8(data_dir) if name == "text8" else _plain(data_dir)
     train, validation, test = np.split(tokens, [len(tokens) * 90 // 100, len(tokens) * 95 // 100])
     if train_size is not None and not 1 <= train_size <= len(train):
-        raise ValueError(f"train_size is {train_size}, must be from 1 to {len(train)} characters; leave it None for "
-                         "all")
+        raise ValueError(
+            f"train_size is {train_size}, must be from 1 to {len(train)} characters; leave it None for all"
+        )
     return Text(symbols, train[:train_size], validation, test)
 
 
@@ -108,8 +113,10 @@ def _text8(data_dir: str | os.PathLike | None) -> tuple[str, np.ndarray]:
     else:
         raw = files[0].read_bytes()
     if len(raw) != TEXT8_SIZE:
-        raise ValueError(f"{files[0]} holds {len(raw)} characters, text8 has {TEXT8_SIZE}; download it again, or take "
-                         "it as --dataset=text")
+        raise ValueError(
+            f"{files[0]} holds {len(raw)} characters, text8 has {TEXT8_SIZE}; download it again, or take "
+            "it as --dataset=text"
+        )
     return TEXT8_SYMBOLS, _tokens(np.frombuffer(raw, np.uint8), TEXT8_SYMBOLS, files[0])
 
 
@@ -119,8 +126,9 @@ def _tokens(raw: np.ndarray, symbols: str, path: Path) -> np.ndarray:
     table[np.frombuffer(symbols.encode(), np.uint8)] = np.arange(len(symbols))
     tokens = table[raw]
     if (bad := np.flatnonzero(tokens == 255)).size:
-        raise ValueError(f"{path} has the byte {raw[bad[0]]} at {bad[0]}; text8 has a space and a to z alone; "
-                         "download it again")
+        raise ValueError(
+            f"{path} has the byte {raw[bad[0]]} at {bad[0]}; text8 has a space and a to z alone; download it again"
+        )
     return tokens
 
 

@@ -16,8 +16,9 @@ class ASPP(nnx.Module):
     1x1 convolution: atrous spatial pyramid pooling (Chen et al., 2017, arXiv 1706.05587, section 3.3)."""
 
     def __init__(self, width_in: int, width: int, rngs: nnx.Rngs, dilations: Sequence[int] = (6, 12, 18)):
-        self.branches = nnx.List([ConvNorm(width_in, width, 1, rngs),
-                                  *(ConvNorm(width_in, width, 3, rngs, dilation=d) for d in dilations)])  # fmt: skip
+        self.branches = nnx.List(
+            [ConvNorm(width_in, width, 1, rngs), *(ConvNorm(width_in, width, 3, rngs, dilation=d) for d in dilations)]
+        )
         self.pooled = ConvNorm(width_in, width, 1, rngs)
         self.join = ConvNorm(width * (len(dilations) + 2), width, 1, rngs)
 

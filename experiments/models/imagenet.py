@@ -18,12 +18,23 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _conv(channels: int, width: int, size: int, rngs: nnx.Rngs, stride: int = 1, groups: int = 1, dilation: int = 1
-          ) -> nnx.Conv:
+def _conv(
+    channels: int, width: int, size: int, rngs: nnx.Rngs, stride: int = 1, groups: int = 1, dilation: int = 1
+) -> nnx.Conv:
     """size x size, dilation * (size // 2) pixels of padding on every side ('SAME' would pad one side alone at stride
     2)."""
-    return nnx.Conv(channels, width, (size, size), strides=stride, padding=dilation * (size // 2), use_bias=False,
-                    feature_group_count=groups, kernel_dilation=dilation, kernel_init=_HE, rngs=rngs)
+    return nnx.Conv(
+        channels,
+        width,
+        (size, size),
+        strides=stride,
+        padding=dilation * (size // 2),
+        use_bias=False,
+        feature_group_count=groups,
+        kernel_dilation=dilation,
+        kernel_init=_HE,
+        rngs=rngs,
+    )
 
 
 def _norm(width: int, rngs: nnx.Rngs, **options: Any) -> nnx.BatchNorm:
@@ -37,8 +48,9 @@ class Residual(nnx.Module):
     block starts as its shortcut (Goyal et al., 2017, arXiv 1706.02677). dilation: of the 3x3 ones.
     """
 
-    def __init__(self, channels: int, width: int, stride: int, bottleneck: bool, zero: bool, rngs: nnx.Rngs,
-                 dilation: int = 1):
+    def __init__(
+        self, channels: int, width: int, stride: int, bottleneck: bool, zero: bool, rngs: nnx.Rngs, dilation: int = 1
+    ):
         out = 4 * width if bottleneck else width
         layers = [(1, width, 1), (3, width, stride), (1, out, 1)] if bottleneck else [(3, width, stride), (3, out, 1)]
         convs, norms, inner = [], [], channels
@@ -67,8 +79,17 @@ class Encoder(nnx.Module):
     sixteenth of the image's height (Chen et al., 2017, arXiv 1706.05587), not a 32nd.
     """
 
-    def __init__(self, channels: int, width: int, rngs: nnx.Rngs, *, blocks: tuple[int, ...] = (2, 2, 2, 2),
-                 bottleneck: bool = False, zero: bool = True, dilated: bool = False):
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        rngs: nnx.Rngs,
+        *,
+        blocks: tuple[int, ...] = (2, 2, 2, 2),
+        bottleneck: bool = False,
+        zero: bool = True,
+        dilated: bool = False,
+    ):
         self.stem, self.stem_norm = _conv(channels, width, 7, rngs, 2), _norm(width, rngs)
         stages, self.width = [], width
         for stage, count in enumerate(blocks):
@@ -119,16 +140,32 @@ class InvertedResidual(nnx.Module):
 
 
 # (expansion, channels, blocks, stride) of the stages: table 2 of arXiv 1801.04381.
-MOBILENET_V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
-                (6, 320, 1, 1))  # fmt: skip
+MOBILENET_V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 
 
 class MobileNetV2(nnx.Module):
     """MobileNetV2 (Sandler et al., 2018, arXiv 1801.04381), without its dropout before the head; `width` is 32 as
     published, and the other channels are in proportion, to multiples of 8."""
 
-    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, *,
-                 stages: tuple[tuple[int, int, int, int], ...] = MOBILENET_V2, last: int = 1280):
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        classes: int,
+        width: int,
+        rngs: nnx.Rngs,
+        *,
+        stages: tuple[tuple[int, int, int, int], ...] = MOBILENET_V2,
+        last: int = 1280,
+    ):
         inner = _eights(width)
         self.stem, self.stem_norm = _conv(channels, inner, 3, rngs, 2), _norm(inner, rngs)
         blocks = []
@@ -159,8 +196,9 @@ class DeiT(nnx.Module):
     16 x 16, learned positions; `width` 384 is DeiT-S, one head for each 64 channels (for fewer channels, one). Its
     stochastic depth is left out."""
 
-    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, *, depth: int = 12,
-                 patch: int = 16):
+    def __init__(
+        self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, *, depth: int = 12, patch: int = 16
+    ):
         if size % patch:
             raise ValueError(f"images of {size} x {size}: they are cut into patches of {patch} x {patch}")
         if width > 64 and width % 64:

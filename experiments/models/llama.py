@@ -60,8 +60,10 @@ class Attention(nnx.Module):
         q, k, v = (layer(x).reshape(b, t, self.heads, -1) for layer in (self.query, self.key, self.value))
         q, k = rotate(q, start), rotate(k, start)
         if cache is not None:
-            k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1)
-                    for old, new in zip(cache, (k, v), strict=True))  # fmt: skip
+            k, v = (
+                jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1)
+                for old, new in zip(cache, (k, v), strict=True)
+            )
         seen = jnp.arange(k.shape[1])[None] <= start + jnp.arange(t)[:, None]
         mixed = jax.nn.dot_product_attention(q, k, v, mask=seen[None, None])
         return self.out(mixed.reshape(b, t, w)), (k, v)
@@ -92,12 +94,21 @@ class Llama(nnx.Module):
     many weights as two of 4 widths). tied: the head is the embedding's transpose.
     """
 
-    def __init__(self, vocabulary: int, width: int, rngs: nnx.Rngs, depth: int = 4, heads: int | None = None,
-                 hidden: int | None = None, tied: bool = False):
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        rngs: nnx.Rngs,
+        depth: int = 4,
+        heads: int | None = None,
+        hidden: int | None = None,
+        tied: bool = False,
+    ):
         heads = heads or max(width // 64, 1)
         if width % (2 * heads):
-            raise ValueError(f"width = {width} is not cut into {heads} heads of even size; choose a multiple of "
-                             f"{2 * heads}")
+            raise ValueError(
+                f"width = {width} is not cut into {heads} heads of even size; choose a multiple of {2 * heads}"
+            )
         self.embed = Embedding(vocabulary, width, rngs)
         hidden = hidden or -(-8 * width // 96) * 32
         self.blocks = nnx.List([Block(width, heads, hidden, rngs) for _ in range(depth)])

@@ -49,10 +49,19 @@ class Depthwise(nnx.Module):
 class ConvNorm(nnx.Module):
     """Convolution without bias, batch norm, and ReLU unless `relu` is False."""
 
-    def __init__(self, width_in: int, width: int, size: int, rngs: nnx.Rngs, stride: int = 1, dilation: int = 1,
-                 relu: bool = True):
-        self.conv = nnx.Conv(width_in, width, (size, size), strides=stride, kernel_dilation=dilation, use_bias=False,
-                             rngs=rngs)
+    def __init__(
+        self,
+        width_in: int,
+        width: int,
+        size: int,
+        rngs: nnx.Rngs,
+        stride: int = 1,
+        dilation: int = 1,
+        relu: bool = True,
+    ):
+        self.conv = nnx.Conv(
+            width_in, width, (size, size), strides=stride, kernel_dilation=dilation, use_bias=False, rngs=rngs
+        )
         self.norm = nnx.BatchNorm(width, momentum=0.9, rngs=rngs)
         self.relu = relu
 

@@ -58,8 +58,9 @@ class TorchResNet(nnx.Module):
     ResNet-18 with a 3x3 stem (kuangliu/pytorch-cifar).
     """
 
-    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs,
-                 blocks: Sequence[int] = (9, 9, 9)):
+    def __init__(
+        self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, blocks: Sequence[int] = (9, 9, 9)
+    ):
         self.pixels = Pixels(channels)
         self.conv1 = nnx.Conv(channels, width, (3, 3), padding=1, use_bias=False, rngs=rngs)
         self.bn1 = nnx.BatchNorm(width, momentum=0.9, epsilon=1e-5, rngs=rngs)
@@ -84,8 +85,9 @@ class KerasBlock(nnx.Module):
     """Convolutions of `sizes` x `sizes` to `widths` channels around a shortcut, the stride in the first of them; where
     the shape changes the shortcut is a 1x1 convolution, with a norm if `normed`."""
 
-    def __init__(self, width_in: int, sizes: Sequence[int], widths: Sequence[int], stride: int, normed: bool,
-                 rngs: nnx.Rngs):
+    def __init__(
+        self, width_in: int, sizes: Sequence[int], widths: Sequence[int], stride: int, normed: bool, rngs: nnx.Rngs
+    ):
         convs, inner = [], width_in
         for i, (size, width) in enumerate(zip(sizes, widths, strict=True)):
             convs.append(nnx.Conv(inner, width, (size, size), strides=1 if i else stride, rngs=rngs))
@@ -115,8 +117,16 @@ class KerasResNet(nnx.Module):
     ResNet50 with (3, 4, 6, 3) at w = 64.
     """
 
-    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs,
-                 blocks: Sequence[int] = (1, 1, 1), bottleneck: bool = False):
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        classes: int,
+        width: int,
+        rngs: nnx.Rngs,
+        blocks: Sequence[int] = (1, 1, 1),
+        bottleneck: bool = False,
+    ):
         self.pixels = Pixels(channels)
         if bottleneck:
             self.stem = nnx.Conv(channels, width, (7, 7), strides=2, padding=3, rngs=rngs)

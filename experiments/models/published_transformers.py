@@ -42,8 +42,17 @@ class DinoV2(nnx.Module):
     published. Images: a multiple of `patch` pixels on a side.
     """
 
-    def __init__(self, rngs: nnx.Rngs, *, width: int = 384, depth: int = 12, heads: int = 6, patch: int = 14,
-                 grid: int = 37, registers: int = 4):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        *,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        patch: int = 14,
+        grid: int = 37,
+        registers: int = 4,
+    ):
         normal = nnx.initializers.truncated_normal(0.02)
         self.first = nnx.Conv(3, width, (patch, patch), strides=patch, padding="VALID", rngs=rngs)
         self.token, self.registers, self.positions = (
@@ -85,8 +94,16 @@ class SentenceBert(nnx.Module):
     """BERT (Devlin et al., 2018, arXiv 1810.04805) and the mean of its last states over a text's tokens (Reimers and
     Gurevych, 2019, arXiv 1908.10084). By default all-MiniLM-L6-v2. Tokens of id 0 fill up a text that is shorter."""
 
-    def __init__(self, rngs: nnx.Rngs, *, symbols: int = 30522, width: int = 384, depth: int = 6, heads: int = 12,
-                 context: int = 512):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        *,
+        symbols: int = 30522,
+        width: int = 384,
+        depth: int = 6,
+        heads: int = 12,
+        context: int = 512,
+    ):
         self.words, self.positions, self.kinds = (nnx.Embed(n, width, rngs=rngs) for n in (symbols, context, 2))
         self.norm = nnx.LayerNorm(width, epsilon=1e-12, rngs=rngs)
         self.blocks = nnx.List([BertBlock(width, heads, rngs) for _ in range(depth)])

@@ -22,8 +22,10 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         seen = self.norm(self.reduce(x)) if self.reduction > 1 else x
-        q, k, v = (f(y).reshape(b, -1, self.heads, c // self.heads)
-                   for f, y in ((self.query, x), (self.key, seen), (self.value, seen)))  # fmt: skip
+        q, k, v = (
+            f(y).reshape(b, -1, self.heads, c // self.heads)
+            for f, y in ((self.query, x), (self.key, seen), (self.value, seen))
+        )
         return self.out(nnx.dot_product_attention(q, k, v).reshape(b, h, w, c))
 
 
@@ -53,8 +55,9 @@ class Block(nnx.Module):
 class Stage(nnx.Module):
     """Overlapping patch embedding, blocks, layer norm."""
 
-    def __init__(self, width_in: int, width: int, patch: int, stride: int, depth: int, heads: int, reduction: int,
-                 rngs: nnx.Rngs):
+    def __init__(
+        self, width_in: int, width: int, patch: int, stride: int, depth: int, heads: int, reduction: int, rngs: nnx.Rngs
+    ):
         self.embed = nnx.Conv(width_in, width, (patch, patch), strides=stride, rngs=rngs)
         self.embed_norm, self.norm = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(width, rngs=rngs)
         self.blocks = nnx.List([Block(width, heads, reduction, rngs) for _ in range(depth)])
@@ -76,10 +79,12 @@ class SegFormer(nnx.Module):
     def __init__(self, classes: int, width: int, rngs: nnx.Rngs, depths: Sequence[int] = (2, 2, 2, 2)):
         heads, reductions = (1, 2, 5, 8), (8, 4, 2, 1)
         widths = [width * n for n in heads]
-        self.stages = nnx.List([
-            Stage(a, b, 3 if i else 7, 2 if i else 4, depths[i], heads[i], reductions[i], rngs)
-            for i, (a, b) in enumerate(zip([3, *widths[:-1]], widths, strict=True))
-        ])  # fmt: skip
+        self.stages = nnx.List(
+            [
+                Stage(a, b, 3 if i else 7, 2 if i else 4, depths[i], heads[i], reductions[i], rngs)
+                for i, (a, b) in enumerate(zip([3, *widths[:-1]], widths, strict=True))
+            ]
+        )
         decoder = 8 * width
         self.laterals = nnx.List([nnx.Linear(w, decoder, rngs=rngs) for w in widths])
         self.fuse = nnx.Linear(4 * decoder, decoder, use_bias=False, rngs=rngs)

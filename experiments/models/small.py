@@ -147,8 +147,9 @@ class VGGSmall(nnx.Module):
             raise ValueError(f"images of {size} x {size}: VGG-Small halves them three times; 8, 16, 24, 32, ... fit")
         widths = [width << i // 2 for i in range(6)]
         ins = [channels, *widths[:-1]]
-        self.convs = nnx.List([nnx.Conv(a, b, (3, 3), use_bias=False, rngs=rngs)
-                               for a, b in zip(ins, widths, strict=True)])  # fmt: skip
+        self.convs = nnx.List(
+            [nnx.Conv(a, b, (3, 3), use_bias=False, rngs=rngs) for a, b in zip(ins, widths, strict=True)]
+        )
         self.norms = nnx.List([nnx.BatchNorm(w, momentum=0.9, rngs=rngs) for w in widths])
         self.head = nnx.Linear(widths[-1] * (size // 8) ** 2, classes, rngs=rngs)
 
@@ -168,8 +169,9 @@ class SeparableCNN(nnx.Module):
         conv = partial(nnx.Conv, use_bias=False, rngs=rngs)
         widths = [width, 2 * width, 4 * width, 4 * width]
         self.stem = conv(channels, width, (3, 3))
-        self.depthwise = nnx.List([conv(w, w, (3, 3), strides=1 + (i > 0), feature_group_count=w)
-                                   for i, w in enumerate(widths[:-1])])  # fmt: skip
+        self.depthwise = nnx.List(
+            [conv(w, w, (3, 3), strides=1 + (i > 0), feature_group_count=w) for i, w in enumerate(widths[:-1])]
+        )
         self.pointwise = nnx.List([conv(a, b, (1, 1)) for a, b in pairwise(widths)])
         norm = partial(nnx.BatchNorm, momentum=0.9, rngs=rngs)
         self.stem_norm = norm(width)
@@ -200,8 +202,9 @@ class ViT(nnx.Module):
     """Transformer on patches with learned positions and mean pooling, after Dosovitskiy et al. (arXiv 2010.11929);
     12 blocks, 3 heads and width 192 are ViT-Tiny. An image is cut into 4 x 4 patches."""
 
-    def __init__(self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, depth: int = 12,
-                 heads: int = 3):
+    def __init__(
+        self, channels: int, size: int, classes: int, width: int, rngs: nnx.Rngs, depth: int = 12, heads: int = 3
+    ):
         if size % 4 or width % heads:
             raise ValueError(f"images of {size} x {size} are cut into 4 x 4 patches, width {width} into {heads} heads")
         self.patch = size // 4

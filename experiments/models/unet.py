@@ -43,13 +43,19 @@ class PatchUNet(nnx.Module):
     The U is U-Net's (Ronneberger et al., 2015, arXiv 1505.04597), with sums in place of concatenation.
     """
 
-    def __init__(self, classes: int, width: int, rngs: nnx.Rngs, depths: Sequence[int] = (1, 2, 4, 2),
-                 expansion: int = 3):
+    def __init__(
+        self, classes: int, width: int, rngs: nnx.Rngs, depths: Sequence[int] = (1, 2, 4, 2), expansion: int = 3
+    ):
         widths = [width, 2 * width, 4 * width, 6 * width]
-        self.merges = nnx.List([Merge(a, b, 2 if i else 4, rngs)
-                                for i, (a, b) in enumerate(zip([3, *widths[:-1]], widths, strict=True))])  # fmt: skip
-        self.stages = nnx.List([nnx.List([Block(w, expansion, rngs) for _ in range(depth)])
-                                for w, depth in zip(widths, depths, strict=True)])  # fmt: skip
+        self.merges = nnx.List(
+            [Merge(a, b, 2 if i else 4, rngs) for i, (a, b) in enumerate(zip([3, *widths[:-1]], widths, strict=True))]
+        )
+        self.stages = nnx.List(
+            [
+                nnx.List([Block(w, expansion, rngs) for _ in range(depth)])
+                for w, depth in zip(widths, depths, strict=True)
+            ]
+        )
         self.laterals = nnx.List([nnx.Linear(b, a, rngs=rngs) for a, b in pairwise(widths)])
         self.blocks_up = nnx.List([Block(w, expansion, rngs) for w in widths[:-1]])
         self.norm = nnx.BatchNorm(width, momentum=0.9, rngs=rngs)

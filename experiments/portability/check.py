@@ -59,8 +59,23 @@ for name in sys.argv[1:]:
 sys.exit("mecq_jax" in sys.modules or "flax" in sys.modules)
 """
 RANGES = 256  # training images that set the ranges of activations
-COLUMNS = ("network", "bits", "groups", "float, bytes", "packed file", "ONNX", "StableHLO", "bits a weight in ONNX",
-           "top-1, %", "reader", "stablehlo", "onnxruntime", "openvino", "top-1 on the grid, %", "grid")  # fmt: skip
+COLUMNS = (
+    "network",
+    "bits",
+    "groups",
+    "float, bytes",
+    "packed file",
+    "ONNX",
+    "StableHLO",
+    "bits a weight in ONNX",
+    "top-1, %",
+    "reader",
+    "stablehlo",
+    "onnxruntime",
+    "openvino",
+    "top-1 on the grid, %",
+    "grid",
+)
 
 
 def by_onnxruntime(path: Path, x: np.ndarray) -> np.ndarray:
@@ -116,14 +131,21 @@ def _exported(name: str, config: Config, task: Task, folder: Path, forward: Any,
     logits = np.asarray(jax.jit(lambda x: forward(inference.dense(device), x))(x))
     # The same compiled function for both: where weights are constants, XLA may order the arithmetic otherwise.
     compiled = jax.jit(forward)
-    by_reader, by_jax = (np.asarray(compiled(arrays, x)) for arrays in (mecq_reader.read_dense(path), inference.dense(device)))
-    row: Row = {"key": key, "network": name, "k": config.k, "groups": config.groups,
-                "float_bytes": sum(4 * int(np.prod(t.shape)) for t in tensors.values()),
-                "file_bytes": path.stat().st_size,
-                "onnx_bytes": export.onnx(folder / "model.onnx", forward, tensors, x),
-                "stablehlo_bytes": export.stablehlo(folder / "model.stablehlo", forward, tensors, x),
-                "accuracy": float(np.mean(logits.argmax(axis=1) == task.dataset.test_labels)),
-                "reader": difference(by_reader, by_jax, 0.0, f"{key} reader")}  # fmt: skip
+    by_reader, by_jax = (
+        np.asarray(compiled(arrays, x)) for arrays in (mecq_reader.read_dense(path), inference.dense(device))
+    )
+    row: Row = {
+        "key": key,
+        "network": name,
+        "k": config.k,
+        "groups": config.groups,
+        "float_bytes": sum(4 * int(np.prod(t.shape)) for t in tensors.values()),
+        "file_bytes": path.stat().st_size,
+        "onnx_bytes": export.onnx(folder / "model.onnx", forward, tensors, x),
+        "stablehlo_bytes": export.stablehlo(folder / "model.stablehlo", forward, tensors, x),
+        "accuracy": float(np.mean(logits.argmax(axis=1) == task.dataset.test_labels)),
+        "reader": difference(by_reader, by_jax, 0.0, f"{key} reader"),
+    }
     row["onnx_bits"] = _check_sizes(path, folder / "model.onnx", tensors)
     for runtime, f in RUNTIMES.items():
         if installed(runtime):
@@ -182,11 +204,24 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for r in rows:
         sizes = [f"{r[f'{what}_bytes']:,}" for what in ("float", "file", "onnx", "stablehlo")]
-        *found, grid = [f"{r[name]:.0e}" if r.get(name) else "same bits" if name in r else "" for name in
-                        ("reader", "stablehlo", "onnxruntime", "openvino", "grid")]  # fmt: skip
+        *found, grid = [
+            f"{r[name]:.0e}" if r.get(name) else "same bits" if name in r else ""
+            for name in ("reader", "stablehlo", "onnxruntime", "openvino", "grid")
+        ]
         on_grid = f"{100 * r['grid_accuracy']:.2f}" if "grid_accuracy" in r else ""
-        lines.append([r["network"], LEVELS[r["k"]], r["groups"], *sizes, f"{r['onnx_bits']:.3f}",
-                 f"{100 * r['accuracy']:.2f}", *found, on_grid, grid])  # fmt: skip
+        lines.append(
+            [
+                r["network"],
+                LEVELS[r["k"]],
+                r["groups"],
+                *sizes,
+                f"{r['onnx_bits']:.3f}",
+                f"{100 * r['accuracy']:.2f}",
+                *found,
+                on_grid,
+                grid,
+            ]
+        )
     return markdown(COLUMNS, lines)
 
 

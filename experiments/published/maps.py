@@ -100,8 +100,11 @@ def keras_resnet50() -> Iterator[Rename]:
     red."""
     yield from _keras_layer("stem", "conv1", "reversed_inputs")
     yield from _keras_norm("stem_norm", "bn_conv1")
-    names = [f"{stage}{letter}" for stage, letters in zip((2, 3, 4, 5), ("abc", "abcd", "abcdef", "abc"), strict=True)
-             for letter in letters]  # fmt: skip
+    names = [
+        f"{stage}{letter}"
+        for stage, letters in zip((2, 3, 4, 5), ("abc", "abcd", "abcdef", "abc"), strict=True)
+        for letter in letters
+    ]
     for n, theirs in enumerate(names):
         for j, branch in enumerate(("2a", "2b", "2c")):
             yield from _keras_layer(f"blocks/{n}/convs/{j}", f"res{theirs}_branch{branch}")
@@ -136,8 +139,12 @@ def sentence_bert() -> Iterator[Rename]:
         yield Rename(f"params/{ours}/embedding", f"embeddings.{theirs}_embeddings.weight")
     yield from _torch_layer_norm("norm", "embeddings.LayerNorm")
     layer = r"encoder.layer.\1"
-    dense = {**{part: f"attention.self.{part}" for part in ("query", "key", "value")},
-             "out": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"}  # fmt: skip
+    dense = {
+        **{part: f"attention.self.{part}" for part in ("query", "key", "value")},
+        "out": "attention.output.dense",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+    }
     for ours, theirs in dense.items():
         yield from _torch_dense(rf"blocks/(\d+)/{ours}", f"{layer}.{theirs}")
     for number, theirs in ((1, "attention.output"), (2, "output")):

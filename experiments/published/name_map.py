@@ -1,6 +1,6 @@
 """Tensors of a foreign checkpoint under our names: a list of rules, checked to be one to one. NumPy alone.
 
-    load_by_map("theirs.safetensors", [Rename(r"params/(.*)/kernel", r"\\1.weight", "conv")], like)
+load_by_map("theirs.safetensors", [Rename(r"params/(.*)/kernel", r"\\1.weight", "conv")], like)
 """
 
 import dataclasses
@@ -93,8 +93,9 @@ def load_by_map(
     problems = [("missing", missing), ("left over", left), ("of another shape", differ)]
     if any(lines for _, lines in problems):
         text = "".join(f"\n{len(lines)} {what}:\n  " + "\n  ".join(lines) for what, lines in problems if lines)
-        raise ValueError(f"{path} does not fit the name map{text}\n"
-                         "Correct the rules, or name in `ignore` what nothing is made of")
+        raise ValueError(
+            f"{path} does not fit the name map{text}\nCorrect the rules, or name in `ignore` what nothing is made of"
+        )
     return found
 
 

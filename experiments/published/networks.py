@@ -164,16 +164,19 @@ NETWORKS: dict[str, Network] = {
         pixels=(255.0, tuple(-x for x in _CAFFE_MEAN)),
         name_map=tuple(maps.keras_resnet50()),
     ),
-    **{f"torchvision_resnet{depth}": Network(
-        package=None,
-        model=f"resnet{depth}",
-        width=64,
-        size=224,
-        dataset="imagenet2012",
-        name_map=tuple(maps.torchvision_resnet(blocks, convolutions)),
-        ignore=maps.TORCH_IGNORE,
-    ) for depth, blocks, convolutions in ((18, (2, 2, 2, 2), 2), (50, (3, 4, 6, 3), 3))},
-}  # fmt: skip
+    **{
+        f"torchvision_resnet{depth}": Network(
+            package=None,
+            model=f"resnet{depth}",
+            width=64,
+            size=224,
+            dataset="imagenet2012",
+            name_map=tuple(maps.torchvision_resnet(blocks, convolutions)),
+            ignore=maps.TORCH_IGNORE,
+        )
+        for depth, blocks, convolutions in ((18, (2, 2, 2, 2), 2), (50, (3, 4, 6, 3), 3))
+    },
+}
 
 
 def network(name: str) -> Network:

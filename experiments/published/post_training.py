@@ -1,9 +1,9 @@
 """Quantization of a trained network's weights: by rounding, by transport, and by a short fine-tune.
 
-    q = round_to_nearest(params, rules)            # rules with STE quantizers: equally spaced levels
-    q = transport_weights(params, rules)           # rules with MEC quantizers
-    model_state = training.reestimate(loss_fn, q.dense(params), model_state, batches, rng)
-    q, params, model_state = fine_tune(task, config)
+q = round_to_nearest(params, rules)            # rules with STE quantizers: equally spaced levels
+q = transport_weights(params, rules)           # rules with MEC quantizers
+model_state = training.reestimate(loss_fn, q.dense(params), model_state, batches, rng)
+q, params, model_state = fine_tune(task, config)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -161,16 +161,23 @@ def fine_tune(
 
     def told(done: int, metrics: Metrics) -> None:
         if not np.isfinite(metrics.loss):
-            raise ValueError(f"the loss is {metrics.loss} at step {done} of {len(phases)}; lower learning_rate = "
-                             f"{config.learning_rate:g}")
+            raise ValueError(
+                f"the loss is {metrics.loss} at step {done} of {len(phases)}; lower learning_rate = "
+                f"{config.learning_rate:g}"
+            )
         progress(f"{config.method} k = {config.k}", done, len(phases))
 
     found, state = trained(trainer, state, phases, batches_of(task, config.batch, config.seed), told)
     return found, state.params, state.model_state
 
 
-def trained(trainer: Steps, state: TrainState, phases: Sequence[str], batches: Iterator[Any],
-            told: Callable[[int, Metrics], None]) -> tuple[Quantized, TrainState]:
+def trained(
+    trainer: Steps,
+    state: TrainState,
+    phases: Sequence[str],
+    batches: Iterator[Any],
+    told: Callable[[int, Metrics], None],
+) -> tuple[Quantized, TrainState]:
     """What the levels and the state are after a step of each phase, 'soft' or 'hard'; told(steps done, metrics)."""
     steps = {"soft": jax.jit(trainer.soft_step, donate_argnums=0), "hard": jax.jit(trainer.hard_step, donate_argnums=0)}
     settle = jax.jit(trainer.settle)

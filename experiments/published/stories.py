@@ -96,14 +96,19 @@ def tuned(network: Network, start: Any, stories: np.ndarray, k: int, budget: Bud
     schedule = optax.warmup_cosine_decay_schedule(0.0, budget.learning_rate, max(budget.steps // 10, 1), budget.steps)
     both = training.optimizers(optax.adam(schedule), optax.adam(schedule))
     trainer = training.Steps(
-        plan=plan, loss_fn=loss_fn, optimizer=optax.chain(optax.clip_by_global_norm(1.0), both),
-        epsilon=training.geometric_decay(0.1, EPSILON, budget.steps - hard), entropy_weight=optax.constant_schedule(0.0),
-    )  # fmt: skip
+        plan=plan,
+        loss_fn=loss_fn,
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), both),
+        epsilon=training.geometric_decay(0.1, EPSILON, budget.steps - hard),
+        entropy_weight=optax.constant_schedule(0.0),
+    )
     copies = jax.tree.map(jnp.copy, trained)
     now = trainer.init(copies, quant, state, {}, jax.random.key(0))
     order = np.random.default_rng(0)
-    batches = ((stories[order.choice(len(stories), budget.batch, replace=False)], frozen, network.params)
-               for _ in range(budget.steps))  # fmt: skip
+    batches = (
+        (stories[order.choice(len(stories), budget.batch, replace=False)], frozen, network.params)
+        for _ in range(budget.steps)
+    )
 
     def told(done: int, metrics: training.Metrics) -> None:
         if done % 10 == 1 or done == budget.steps:
@@ -133,11 +138,16 @@ def compare(network: Network, tokenizer: Tokenizer, folder: Path, work: Path, bu
 
     def add(method: str, bits: int | None, leaves: dict[str, Any], params: Any, began: float) -> None:
         path = work / f"{method}_{bits}.safetensors"
-        rows.append({
-            "method": method, "bits": bits, "bytes": storage.save(path, leaves),
-            "perplexity": network.perplexity(params, held),
-            "sample": story(network, tokenizer, params, start, budget.shown), "seconds": time.monotonic() - began,
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": method,
+                "bits": bits,
+                "bytes": storage.save(path, leaves),
+                "perplexity": network.perplexity(params, held),
+                "sample": story(network, tokenizer, params, start, budget.shown),
+                "seconds": time.monotonic() - began,
+            }
+        )
         print({name: value for name, value in rows[-1].items() if name != "sample"}, flush=True)
         write(folder, rows, budget, prompt)
 
@@ -163,23 +173,42 @@ def compare(network: Network, tokenizer: Tokenizer, folder: Path, work: Path, bu
 def write(folder: Path, rows: list[dict[str, Any]], budget: Budget, prompt: str) -> None:
     """table.md, samples.md and rows.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [[r["method"], str(r["bits"] or "float"), f"{r['perplexity']:.3f}", f"{r['bytes'] / 1e6:.2f}",
-              f"{r['seconds']:.0f}"] for r in rows]  # fmt: skip
+    lines = [
+        [
+            r["method"],
+            str(r["bits"] or "float"),
+            f"{r['perplexity']:.3f}",
+            f"{r['bytes'] / 1e6:.2f}",
+            f"{r['seconds']:.0f}",
+        ]
+        for r in rows
+    ]
     table = markdown(["method", "bits", "perplexity", "packed file, MB", "seconds"], lines)
-    note = (f"Perplexity on {budget.held} texts that the float network sampled (seed 2): it is relative to the float "
-            "network's own text. The file has the levels of every group in float32.\n\n")
+    note = (
+        f"Perplexity on {budget.held} texts that the float network sampled (seed 2): it is relative to the float "
+        "network's own text. The file has the levels of every group in float32.\n\n"
+    )
     atomic_write_text(folder / "table.md", note + table)
     samples = "".join(f"**{r['method']}, {r['bits'] or 'float'} bits**: {r['sample']}\n\n" for r in rows)
     atomic_write_text(folder / "samples.md", f"Most probable tokens after *{prompt}*\n\n" + samples)
-    about = {"budget": dataclasses.asdict(budget), "prompt": prompt, "device": jax.devices()[0].device_kind,
-             "versions": versions(), "rows": rows}  # fmt: skip
+    about = {
+        "budget": dataclasses.asdict(budget),
+        "prompt": prompt,
+        "device": jax.devices()[0].device_kind,
+        "versions": versions(),
+        "rows": rows,
+    }
     atomic_write_text(folder / "rows.json", json.dumps(about, indent=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.language.stories", description=__doc__,
-                                     allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.language.stories",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--folder", type=Path, required=True, help="of the results")
     parser.add_argument("--network", type=Path, default=Path("runs/stories15M"), help="folder of what is not results")
     source = parser.add_mutually_exclusive_group()

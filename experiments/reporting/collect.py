@@ -60,16 +60,27 @@ def row_of(folder: Path) -> Row:
         start = beside if beside.is_dir() else named
     config["data_dir"] = None  # of this machine
     return {
-        "run": folder.name, "measure": measure, "method": config["method"], "k": config["k"], "seed": config["seed"],
+        "run": folder.name,
+        "measure": measure,
+        "method": config["method"],
+        "k": config["k"],
+        "seed": config["seed"],
         **{name: finals[-1][f"final_{name}_{measure}"] for name in ("float", "soft", "hard")},
-        "soft_to_hard_gap": next((r["soft_to_hard_gap"] for r in reversed(read_metrics(folder / "metrics.jsonl"))
-                                 if "soft_to_hard_gap" in r), None),
+        "soft_to_hard_gap": next(
+            (
+                r["soft_to_hard_gap"]
+                for r in reversed(read_metrics(folder / "metrics.jsonl"))
+                if "soft_to_hard_gap" in r
+            ),
+            None,
+        ),
         "bytes": (folder / "model.safetensors").stat().st_size,
         "float_bytes": (start / "float.safetensors").stat().st_size,
         "details": _details(folder, measure),
         "weights": int(sum(x.size for x in mecq_reader.read_dense(folder / "model.safetensors").values())),
-        "config": config, "versions": json.loads((folder / "versions.json").read_text(encoding="utf-8")),
-    }  # fmt: skip
+        "config": config,
+        "versions": json.loads((folder / "versions.json").read_text(encoding="utf-8")),
+    }
 
 
 def _details(folder: Path, measure: str) -> dict[str, float]:
@@ -102,22 +113,41 @@ def table(rows: Sequence[Row]) -> str:
         if differ - {"seed"}:
             raise ValueError(f"runs of {label!r} differ in {sorted(differ - {'seed'})}; collect them by another name")
     sign = -1 if kind.higher_is_better else 1
-    order = sorted(groups.values(), key=lambda g: (g[0]["method"] != "float", -g[0]["k"],
-                                                   sign * np.mean([r["hard"] for r in g])))  # fmt: skip
+    order = sorted(
+        groups.values(), key=lambda g: (g[0]["method"] != "float", -g[0]["k"], sign * np.mean([r["hard"] for r in g]))
+    )
     starts: dict[str, Row] = {}
     for row in rows:
         name = Path(row["config"]["float_run"] or row["run"]).name
         if (other := starts.setdefault(name, row))["float"] != row["float"]:
-            raise ValueError(f"{other['run']} and {row['run']} start from two networks: {name} came to {other['float']}"
-                             f" and to {row['float']}; collect them by another name, or bring the first {name} back")
-    lines = [["float, as all start from", str(len(starts)), kind.spread([r["float"] for r in starts.values()]),
-              f"{rows[0]['float_bytes']:,}", "", ""]]  # fmt: skip
+            raise ValueError(
+                f"{other['run']} and {row['run']} start from two networks: {name} came to {other['float']}"
+                f" and to {row['float']}; collect them by another name, or bring the first {name} back"
+            )
+    lines = [
+        [
+            "float, as all start from",
+            str(len(starts)),
+            kind.spread([r["float"] for r in starts.values()]),
+            f"{rows[0]['float_bytes']:,}",
+            "",
+            "",
+        ]
+    ]
     for group in order:
         scores = kind.spread([r["hard"] for r in group])
         gaps = [r["soft_to_hard_gap"] for r in group if r["method"] != "float" and r["soft_to_hard_gap"] is not None]
         smaller = f"{group[0]['float_bytes'] / group[0]['bytes']:.1f}"
-        lines.append([_name(group[0]), str(len(group)), scores, f"{group[0]['bytes']:,}", smaller,
-                      kind.spread(gaps) if gaps else ""])  # fmt: skip
+        lines.append(
+            [
+                _name(group[0]),
+                str(len(group)),
+                scores,
+                f"{group[0]['bytes']:,}",
+                smaller,
+                kind.spread(gaps) if gaps else "",
+            ]
+        )
     named = kind.title + (", %" if "%" in kind.sign else "")
     columns = [c.format(measure=named) for c in COLUMNS]
     for name in rows[0]["details"]:
@@ -166,8 +196,12 @@ def collect(out: Path, folders: Sequence[Path]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.collect", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.collect",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("name", help="folder in experiments/results")
     parser.add_argument("runs", nargs="+", type=Path)
     options = parser.parse_args(arguments)

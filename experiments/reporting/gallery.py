@@ -29,6 +29,7 @@ SHAPES = {"fashion_mnist": (28, 1, 10), "cifar10": (32, 3, 10), "cifar100": (32,
 FIRST = "mec"  # drawn above the others
 SEGMENTATION = ("camvid_unet_w2_float", "camvid_unet_w3", "camvid_unet_w2")  # the first is float, trained on
 
+
 def packed_bytes(config: Config, k: int) -> float:
     """Bytes of the packed weights of a config's network at k levels: codes at log2(k) bits a weight, k float32 levels a
     tensor, all else in float32; without a file's header and padding."""
@@ -38,8 +39,9 @@ def packed_bytes(config: Config, k: int) -> float:
     quantized = make_plan(leaves, default_rules(config.quantizer(), leaves)).quantizers
     if any(q.granularity != PerTensor() for q in quantized.values()):
         raise ValueError(f"groups = {config.groups!r}: bytes are counted for levels per tensor alone")
-    return sum(leaf.size * np.log2(k) / 8 + 4 * k if path in quantized else 4 * leaf.size
-               for path, leaf in leaves.items())  # fmt: skip
+    return sum(
+        leaf.size * np.log2(k) / 8 + 4 * k if path in quantized else 4 * leaf.size for path, leaf in leaves.items()
+    )
 
 
 def of_arena(name: str) -> Panel:
@@ -71,8 +73,10 @@ def of_runs(name: str) -> Panel:
         raise ValueError(f"{name} has no run of method 'float', to compare with; experiments.campaign makes one")
     floating = float(np.mean([np.mean(x) for x in found.pop("float").values()]))
     seeds = {bits: len(x) for bits, x in found[FIRST].items()}
-    scores = {method: {bits: float(np.mean(x)) for bits, x in own.items() if len(x) >= seeds.get(bits, 0)}
-              for method, own in found.items()}  # fmt: skip
+    scores = {
+        method: {bits: float(np.mean(x)) for bits, x in own.items() if len(x) >= seeds.get(bits, 0)}
+        for method, own in found.items()
+    }
     scores = {method: own for method, own in scores.items() if own}
     unit = f"test {kind.title}{' (%)' if '%' in kind.sign else ''}"
     return Panel(f"{config['dataset']}, {config['model']}", unit, scores, sizes, floating)
@@ -80,8 +84,12 @@ def of_runs(name: str) -> Panel:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.gallery", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.gallery",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args(arguments)

@@ -106,8 +106,11 @@ def draw(folders: Sequence[Path], count: int, path: Path, data_dir: str | None =
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.segmentation.pictures", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.segmentation.pictures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--folder", type=Path, action="append", required=True, help="a finished run's; repeat it")
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--data_dir")

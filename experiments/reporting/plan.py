@@ -83,11 +83,28 @@ def table() -> str:
             plain, method = seconds(network, device)
             state = STATE * network.weights / device.count
             kept = network.activations / device.count
-            rows.append([network.name, device.name, f"{state / 1e9:.2f}", f"{kept / 1e9:.1f}",
-                         f"{device.memory / 1e9:.0f}", f"{1000 * plain:,.0f}", f"{1000 * method:.2f}",
-                         f"{100 * method / plain:.2f}"])  # fmt: skip
-    columns = ["network and batch", "devices", "state, GB", "activations, GB", "memory, GB", "network, ms",
-               "method, ms", "method, % of it"]  # fmt: skip
+            rows.append(
+                [
+                    network.name,
+                    device.name,
+                    f"{state / 1e9:.2f}",
+                    f"{kept / 1e9:.1f}",
+                    f"{device.memory / 1e9:.0f}",
+                    f"{1000 * plain:,.0f}",
+                    f"{1000 * method:.2f}",
+                    f"{100 * method / plain:.2f}",
+                ]
+            )
+    columns = [
+        "network and batch",
+        "devices",
+        "state, GB",
+        "activations, GB",
+        "memory, GB",
+        "network, ms",
+        "method, ms",
+        "method, % of it",
+    ]
     return markdown(columns, rows)
 
 

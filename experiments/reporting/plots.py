@@ -12,13 +12,27 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800")
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#B8A800",
+)
 CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW)
 _BINS = 120
 
 
-def levels_over_training(path: str | os.PathLike, steps: np.ndarray, levels: np.ndarray, occupancy: np.ndarray,
-                         weights_before: np.ndarray, weights_after: np.ndarray, title: str) -> None:
+def levels_over_training(
+    path: str | os.PathLike,
+    steps: np.ndarray,
+    levels: np.ndarray,
+    occupancy: np.ndarray,
+    weights_before: np.ndarray,
+    weights_after: np.ndarray,
+    title: str,
+) -> None:
     """Each level's way through training, the share of weights at it, and the weights at start and end.
 
     path: PNG file to write.
@@ -45,16 +59,21 @@ def levels_over_training(path: str | os.PathLike, steps: np.ndarray, levels: np.
     right.hist(np.ravel(weights_before), bins=_BINS, range=spread, color=SKY, alpha=0.55, label="start")
     right.hist(np.ravel(weights_after), bins=_BINS, range=spread, color=ORANGE, alpha=0.65, label="end")
     for index, (level, colour) in enumerate(zip(levels[-1], colours, strict=True)):
-        right.axvline(level, color=colour, linewidth=1.3, linestyle="--",
-                      label="final levels" if index == 0 else None)
+        right.axvline(level, color=colour, linewidth=1.3, linestyle="--", label="final levels" if index == 0 else None)
     right.set_yscale("log")
     caption(right, "Weights", "weight", "weights per bin (count, log scale)")
     right.legend(frameon=False)
     save(figure, path)
 
 
-def entropy_and_epsilon(path: str | os.PathLike, steps: np.ndarray, entropy: np.ndarray, epsilon: np.ndarray,
-                        marks: Mapping[str, int], unit: str = "nats") -> None:
+def entropy_and_epsilon(
+    path: str | os.PathLike,
+    steps: np.ndarray,
+    entropy: np.ndarray,
+    epsilon: np.ndarray,
+    marks: Mapping[str, int],
+    unit: str = "nats",
+) -> None:
     """The assignments' entropy (left axis) and epsilon (right axis, logarithmic) over training.
 
     path: PNG file to write.
@@ -75,14 +94,25 @@ def entropy_and_epsilon(path: str | os.PathLike, steps: np.ndarray, entropy: np.
     twin.set_ylabel("epsilon (cost units, log scale)", color=RED)
     for name, step in marks.items():
         axis.axvline(step, color="0.4", linestyle=":", linewidth=1.2)
-        axis.annotate(name, (step, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -4), fontsize=8,
-                      textcoords="offset points", rotation=90, va="top", ha="left", color="0.3")
+        axis.annotate(
+            name,
+            (step, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -4),
+            fontsize=8,
+            textcoords="offset points",
+            rotation=90,
+            va="top",
+            ha="left",
+            color="0.3",
+        )
     axis.legend(handles=lines, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
     save(figure, path)
 
 
-def assignment_curves(path: str | os.PathLike,
-                      curves: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], title: str) -> None:
+def assignment_curves(
+    path: str | os.PathLike, curves: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], title: str
+) -> None:
     """A column of two panels per curve: each level's probability, and the soft weight, against the weight.
 
     path: PNG file to write.
@@ -107,8 +137,9 @@ def assignment_curves(path: str | os.PathLike,
     save(figure, path)
 
 
-def accuracy(path: str | os.PathLike, series: Mapping[str, tuple[np.ndarray, np.ndarray]],
-             title: str = "Test accuracy") -> None:
+def accuracy(
+    path: str | os.PathLike, series: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "Test accuracy"
+) -> None:
     """Test accuracy over training, a line per run.
 
     path: PNG file to write.
@@ -118,8 +149,15 @@ def accuracy(path: str | os.PathLike, series: Mapping[str, tuple[np.ndarray, np.
     figure, (axis,) = panels(1, 1, title, width=7.5, height=4.6)
     for index, (name, (x, y)) in enumerate(series.items()):
         style = ("-", "--", ":", "-.")[index // len(CYCLE) % 4]
-        axis.plot(x, 100 * np.asarray(y, float), color=CYCLE[index % len(CYCLE)], linestyle=style,
-                  marker="o" if len(x) < 30 else None, markersize=3.5, label=name)
+        axis.plot(
+            x,
+            100 * np.asarray(y, float),
+            color=CYCLE[index % len(CYCLE)],
+            linestyle=style,
+            marker="o" if len(x) < 30 else None,
+            markersize=3.5,
+            label=name,
+        )
     caption(axis, "", "train step", "test accuracy (%)")
     if series:
         axis.legend(frameon=False)
@@ -154,9 +192,16 @@ def size_against_score(path: str | os.PathLike, tasks: Sequence[Panel]) -> None:
         for name, scores in task.scores.items():
             i = methods.index(name)
             line, marker = (("-", "o"), ("--", "s"), (":", "^"))[i // len(CYCLE) % 3]
-            (drawn[name],) = axis.plot(*zip(*sorted(scores.items()), strict=True), color=CYCLE[i % len(CYCLE)],
-                                       linestyle=line, marker=marker, markersize=4, label=name,
-                                       linewidth=1.2 if i else 2.6, zorder=2 if i else 3)  # fmt: skip
+            (drawn[name],) = axis.plot(
+                *zip(*sorted(scores.items()), strict=True),
+                color=CYCLE[i % len(CYCLE)],
+                linestyle=line,
+                marker=marker,
+                markersize=4,
+                label=name,
+                linewidth=1.2 if i else 2.6,
+                zorder=2 if i else 3,
+            )
         drawn["float"] = axis.axhline(task.floating, color="0.4", linestyle=(0, (6, 3)), linewidth=1.2)
         ticks = sorted(task.sizes)
         axis.set_xticks(ticks, [f"{x:.3g} bit\n{task.sizes[x] / 1000:,.4g} kB" for x in ticks])

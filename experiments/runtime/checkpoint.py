@@ -102,8 +102,9 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self.close()
         except CheckpointError:
@@ -146,19 +147,25 @@ class Store:
             return Found(found, state, record["about"])
         if reasons:
             told = "; ".join(f"{s}: {why}" for s, why in reasons.items())
-            raise ValueError(f"no checkpoint in {self.folder} is whole ({told}); restore that folder from a backup, or "
-                             "delete it to train this part of the run again")
+            raise ValueError(
+                f"no checkpoint in {self.folder} is whole ({told}); restore that folder from a backup, or "
+                "delete it to train this part of the run again"
+            )
         return None
 
     def _read(self, step: int, wanted: Any) -> tuple[Any, dict[str, Any]]:
         path = self.folder / str(step)
         if (path / "_METADATA").exists():
-            raise ValueError(f"{path} was written by an earlier version of this project, which kept one checkpoint an "
-                             f"epoch; finish the run with that version, or delete {self.folder}")
+            raise ValueError(
+                f"{path} was written by an earlier version of this project, which kept one checkpoint an "
+                f"epoch; finish the run with that version, or delete {self.folder}"
+            )
         record = _about(path)
         if differ := leaves.mismatch(record["leaves"], wanted):
-            raise ValueError(f"checkpoint {path} is of another model or recipe: {differ}; resume with the config of "
-                             "the run, or choose another folder")
+            raise ValueError(
+                f"checkpoint {path} is of another model or recipe: {differ}; resume with the config of "
+                "the run, or choose another folder"
+            )
         try:
             with ocp.StandardCheckpointer(multiprocessing_options=_first_alone()) as reader:
                 host = reader.restore(path / "state", wanted)
@@ -178,8 +185,11 @@ class Store:
             target.parent.mkdir(exist_ok=True)
             (self.folder / str(step)).rename(target)
             self.scores.pop(step, None)
-            warnings.warn(f"checkpoint {self.folder / str(step)} is damaged ({why}): it is now {target}, and the run "
-                          f"goes on from {self.folder / str(instead)}", stacklevel=6)
+            warnings.warn(
+                f"checkpoint {self.folder / str(step)} is damaged ({why}): it is now {target}, and the run "
+                f"goes on from {self.folder / str(instead)}",
+                stacklevel=6,
+            )
         if reasons and self._manager is not None:
             self._manager.reload()
 
@@ -188,8 +198,11 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._read_scores()
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=_LastAndBest(self), enable_async_checkpointing=self.background,
-                cleanup_tmp_directories=True, create=False, todelete_subdir=_DROPPED,
+                preservation_policy=_LastAndBest(self),
+                enable_async_checkpointing=self.background,
+                cleanup_tmp_directories=True,
+                create=False,
+                todelete_subdir=_DROPPED,
                 multiprocessing_options=_first_alone(),
             )
             self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -219,8 +232,9 @@ class Store:
 def _first_alone() -> ocp.options.MultiprocessingOptions:
     """The first process waits for no other: it alone has called orbax."""
     several = jax.process_count() > 1
-    return ocp.options.MultiprocessingOptions(active_processes={0} if several else None,
-                                              barrier_sync_key_prefix="first" if several else None)
+    return ocp.options.MultiprocessingOptions(
+        active_processes={0} if several else None, barrier_sync_key_prefix="first" if several else None
+    )
 
 
 class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):

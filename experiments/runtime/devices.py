@@ -66,8 +66,10 @@ class Devices:
         """Raises ValueError if a batch does not split over the devices, or over the processes as over the devices."""
         processes = jax.process_count()
         if self.parts % processes:
-            raise ValueError(f"{self.parts} parts of a batch do not split over {processes} processes; give "
-                             f"--tensor_parallel a divisor of the {jax.local_device_count()} devices of a process")
+            raise ValueError(
+                f"{self.parts} parts of a batch do not split over {processes} processes; give "
+                f"--tensor_parallel a divisor of the {jax.local_device_count()} devices of a process"
+            )
         if batch % self.parts:
             raise ValueError(f"batch = {batch} does not split over {self.parts} devices; give --batch=... a multiple")
 
@@ -128,8 +130,12 @@ def over(count: int | None = None, split: bool = False, tensor_parallel: int = 1
         raise ValueError(f"{count} devices are wanted, {len(found)} are here")
     if tensor_parallel < 1 or len(found) % tensor_parallel:
         raise ValueError(f"tensor_parallel = {tensor_parallel} does not divide {len(found)} devices")
-    mesh = jax.make_mesh((len(found) // tensor_parallel, tensor_parallel), ("data", "model"),
-                         axis_types=(AxisType.Auto, AxisType.Auto), devices=found)  # fmt: skip
+    mesh = jax.make_mesh(
+        (len(found) // tensor_parallel, tensor_parallel),
+        ("data", "model"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=found,
+    )
     return Devices(mesh, split, least, TENSOR_PARALLEL if tensor_parallel > 1 else ())
 
 

@@ -21,8 +21,13 @@ class _Speed(rich.ProgressColumn):
 @contextlib.contextmanager
 def bar(prefix: str = "", batch: int = 1) -> Iterator[Callable[[str, int, int], None]]:
     """Yields progress(what, done, of); each `what` has its line, with examples a second at `batch` a step."""
-    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(),
-               rich.TimeElapsedColumn(), _Speed(batch))  # fmt: skip
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        _Speed(batch),
+    )
     lines: dict[str, rich.TaskID] = {}
     with rich.Progress(*columns) as display:
 

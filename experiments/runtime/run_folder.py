@@ -78,8 +78,10 @@ class RunFolder:
             while rest:  # a disk that is almost full takes a part and then refuses
                 rest = rest[self._metrics.write(rest) :]
         except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}: cannot log to {self.metrics_path}; free space on that disk "
-                          "and go on with --resume") from error
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: cannot log to {self.metrics_path}; free space on that disk and go on with --resume",
+            ) from error
         board = self._tensorboard()
         for name, value in values.items() if board is not None else ():
             if math.isfinite(value):
@@ -105,8 +107,9 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _tensorboard(self) -> Any:
@@ -229,7 +232,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def _refuse_other_config(path: Path, config: Any, defaults: Any) -> None:
     if differ := differences(path, config, defaults):
         raise FileExistsError(
-            f"{path.parent} holds a run with another config:\n" + "\n".join(differ)
+            f"{path.parent} holds a run with another config:\n"
+            + "\n".join(differ)
             + "\nChoose another folder, delete this one, or resume it (resume=True)."
         )
 

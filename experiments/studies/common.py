@@ -98,8 +98,14 @@ def command(name: str, config: Any) -> str:
     return " ".join([f"python -m experiments.studies.{name}", *fields])
 
 
-def write(out: Path, name: str, config: Any, data: dict[str, Any], tables: Sequence[Table],
-          draw: Callable[[Path, dict[str, Any]], None]) -> str:
+def write(
+    out: Path,
+    name: str,
+    config: Any,
+    data: dict[str, Any],
+    tables: Sequence[Table],
+    draw: Callable[[Path, dict[str, Any]], None],
+) -> str:
     """table.md, data.json and figure.png in the folder `out`; the text of the table."""
     out.mkdir(parents=True, exist_ok=True)
     with_what = versions()

@@ -230,8 +230,9 @@ def draw(path: Path, data: dict[str, Any]) -> None:
         found = costs.get(name, {})
         if "milliseconds" in found:
             axes[2].plot(found["milliseconds"], found["megabytes"], "o", color=colour)
-            axes[2].annotate(name, (found["milliseconds"], found["megabytes"]), xytext=(4, 3), fontsize=7,
-                             textcoords="offset points")
+            axes[2].annotate(
+                name, (found["milliseconds"], found["megabytes"]), xytext=(4, 3), fontsize=7, textcoords="offset points"
+            )
     axes[2].set_xscale("log")
     axes[2].set_yscale("log")
     axes[2].margins(x=0.25)

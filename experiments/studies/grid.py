@@ -61,10 +61,22 @@ def compute(config: Config) -> dict[str, Any]:
         floats.append(result.float_score)
         for level_bits in config.level_bits:
             for activation_bits in config.activation_bits:
-                grid = export.integer_grid(forward, tensors, task.dataset.train_images[: config.ranges],
-                                       level_bits=level_bits, activation_bits=activation_bits)  # fmt: skip
-                records.append({"seed": seed, "level_bits": level_bits, "activation_bits": activation_bits,
-                                "accuracy": accuracy(grid.forward, grid.tensors), "largest": grid.largest})
+                grid = export.integer_grid(
+                    forward,
+                    tensors,
+                    task.dataset.train_images[: config.ranges],
+                    level_bits=level_bits,
+                    activation_bits=activation_bits,
+                )
+                records.append(
+                    {
+                        "seed": seed,
+                        "level_bits": level_bits,
+                        "activation_bits": activation_bits,
+                        "accuracy": accuracy(grid.forward, grid.tensors),
+                        "largest": grid.largest,
+                    }
+                )
     return {"records": records, "packed": accuracies, "float": floats}
 
 
@@ -86,8 +98,10 @@ def tables(data: dict[str, Any]) -> list[Table]:
     levels, activations = _bits(data, "level_bits"), _bits(data, "activation_bits")
     rows = [[str(a), *(_spread(cost(data, b, a)) for b in levels)] for a in activations]
     accuracies = [f"{100 * np.mean(data[what]):.2f}" for what in ("float", "packed")]
-    title = (f"Accuracy on the grid less that of the packed network ({accuracies[1]} %; float {accuracies[0]} %), in "
-             "points, mean ± std over seeds")  # fmt: skip
+    title = (
+        f"Accuracy on the grid less that of the packed network ({accuracies[1]} %; float {accuracies[0]} %), in "
+        "points, mean ± std over seeds"
+    )
     return [Table(title, ["bits of activations", *(f"levels of {b} bits" for b in levels)], rows)]
 
 

@@ -53,12 +53,16 @@ def compute(config: Config) -> dict[str, Any]:
                 for seed in range(config.seeds):
                     w = jnp.asarray(draw_weights(np.random.default_rng(seed), config.n), jnp.float32)
                     found.append(solve(w, levels(w[None], k)[0], epsilon * w.var()))
-                records.append({
-                    "kind": kind, "k": k, "epsilon": epsilon,
-                    "iterations": max(int(s.iterations) for s in found),
-                    "error": max(float(s.marginal_error) for s in found),
-                    "converged": all(bool(s.converged) for s in found),
-                })
+                records.append(
+                    {
+                        "kind": kind,
+                        "k": k,
+                        "epsilon": epsilon,
+                        "iterations": max(int(s.iterations) for s in found),
+                        "error": max(float(s.marginal_error) for s in found),
+                        "converged": all(bool(s.converged) for s in found),
+                    }
+                )
     return {"records": records}
 
 
@@ -69,8 +73,13 @@ def tables(data: dict[str, Any]) -> list[Table]:
         text = f"{r['iterations']} ({r['error']:.0e}){'' if r['converged'] else ' !'}"
         rows.setdefault((r["kind"], r["k"]), []).append(text)
     columns = ["weights", "k", *(f"{e:g} var" for e in epsilons)]
-    return [Table("Newton's iterations from a cold start (marginal error left)", columns,
-                  [[kind, str(k), *cells] for (kind, k), cells in rows.items()])]
+    return [
+        Table(
+            "Newton's iterations from a cold start (marginal error left)",
+            columns,
+            [[kind, str(k), *cells] for (kind, k), cells in rows.items()],
+        )
+    ]
 
 
 def draw(path: Path, data: dict[str, Any]) -> None:

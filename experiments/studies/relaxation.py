@@ -125,8 +125,16 @@ def compute(config: Config) -> dict[str, Any]:
                 for i, name in enumerate(group):
                     for j, epsilon in enumerate(config.epsilons):
                         numbers = {key: x[i, j].item() for key, x in found.items()}
-                        records.append({"weights": name, "n": w.shape[1], "bits": bits, "epsilon": epsilon,
-                                        "balance": balance, **numbers})
+                        records.append(
+                            {
+                                "weights": name,
+                                "n": w.shape[1],
+                                "bits": bits,
+                                "epsilon": epsilon,
+                                "balance": balance,
+                                **numbers,
+                            }
+                        )
     return {"records": records}
 
 
@@ -144,8 +152,10 @@ def tables(data: dict[str, Any]) -> list[Table]:
     balances, found = _values(data, "balance"), []
     shown = (
         ("squared error over Lloyd-Max's", lambda r: f"{r['ratio']:.2f}"),
-        ("occupancy of the hard codes, least / most, times k",
-         lambda r: f"{r['hard_least']:.2f} / {r['hard_most']:.2f}"),
+        (
+            "occupancy of the hard codes, least / most, times k",
+            lambda r: f"{r['hard_least']:.2f} / {r['hard_most']:.2f}",
+        ),
         ("mean entropy, nats", lambda r: significant(r["entropy"])),
     )
     for title, show in shown:

@@ -108,5 +108,6 @@ def make_task(config: Config, records: tuple[Records, Records] | None = None) ->
     train = Stream(found[0], partial(for_training, config.size), config.train_size, config.workers)
     test = Stream(found[1], partial(for_testing, config.test_size or config.size), workers=config.workers)
     model = networks.made(config, COUNT)
-    return Task(config=config, train_source=train, test_source=test, classes=classes(), mean=MEAN, std=STD,
-                **parts(model))
+    return Task(
+        config=config, train_source=train, test_source=test, classes=classes(), mean=MEAN, std=STD, **parts(model)
+    )

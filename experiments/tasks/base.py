@@ -183,7 +183,9 @@ def parts(model: nnx.Module) -> dict[str, Any]:
     """The fields of a task that come from its model."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     return {
-        "graphdef": graphdef, "params": nnx.to_pure_dict(params), "model_state": nnx.to_pure_dict(rest),
+        "graphdef": graphdef,
+        "params": nnx.to_pure_dict(params),
+        "model_state": nnx.to_pure_dict(rest),
         "order": parameters_by_path(model),
     }
 

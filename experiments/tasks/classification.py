@@ -91,8 +91,7 @@ def cross_entropy(logits, labels, smoothing: float = 0.0):
     return optax.softmax_cross_entropy(logits, targets).mean()
 
 
-def mixup(rng: jax.Array, images: jax.Array, labels: jax.Array, alpha: float
-          ) -> tuple[jax.Array, jax.Array, jax.Array]:
+def mixup(rng: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(s x + (1 - s) x', labels of x', s): every image x with the one x' as far from the batch's other end, and one
     share s ~ Beta(alpha, alpha) a batch (Zhang et al., 2017, arXiv 1710.09412; pairs as in timm).
 

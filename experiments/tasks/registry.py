@@ -5,12 +5,17 @@ import importlib
 from experiments.config import Config
 from experiments.tasks.base import Task
 
-MODULES = {"classify": "experiments.tasks.classification", "segment": "experiments.tasks.segmentation",
-           "language": "experiments.tasks.language"}  # fmt: skip
+MODULES = {
+    "classify": "experiments.tasks.classification",
+    "segment": "experiments.tasks.segmentation",
+    "language": "experiments.tasks.language",
+}
 # Data sets too large for memory, read while training.
-STREAMED = {("classify", "imagenet2012"): "experiments.tasks.streamed_classification",
-            ("segment", "ade20k"): "experiments.tasks.ade20k",
-            ("segment", "scene_parse150"): "experiments.tasks.ade20k"}  # fmt: skip
+STREAMED = {
+    ("classify", "imagenet2012"): "experiments.tasks.streamed_classification",
+    ("segment", "ade20k"): "experiments.tasks.ade20k",
+    ("segment", "scene_parse150"): "experiments.tasks.ade20k",
+}
 
 
 def make_task(config: Config) -> Task:

@@ -111,8 +111,9 @@ def pixel_accuracy(confusion: np.ndarray) -> float:
     return float(np.trace(confusion) / max(confusion.sum(), 1))
 
 
-def sliding(logits_of: Callable[[Array], Array], images: Array, window: tuple[int, int], overlap: float = OVERLAP
-            ) -> Float[Array, "b h w k"]:
+def sliding(
+    logits_of: Callable[[Array], Array], images: Array, window: tuple[int, int], overlap: float = OVERLAP
+) -> Float[Array, "b h w k"]:
     """Logits of images by windows of one size, averaged where windows overlap.
 
     window: (height, width); where it is larger than the image, the image's own.
@@ -143,9 +144,16 @@ def make_task(config: Config, found: masks.Masks | None = None) -> Task:
     refuse(config, (*UNUSED, "workers"), "it is of classification or of streams")
     if config.dataset not in DATASETS:
         raise ValueError(f"dataset = {config.dataset!r}: segmentation has {', '.join(DATASETS)}")
-    found = found or masks.load(config.data_dir, config.size, DATASETS[config.dataset], config.train_size,
-                                config.test_size)
+    found = found or masks.load(
+        config.data_dir, config.size, DATASETS[config.dataset], config.train_size, config.test_size
+    )
     model = networks.made(config, len(found.classes.names))
-    return Task(config=config, train_source=Examples({"image": found.train_images, "label": found.train_labels}),
-                test_source=Examples({"image": found.test_images, "label": found.test_labels}), classes=found.classes,
-                mean=found.mean, std=found.std, **parts(model))
+    return Task(
+        config=config,
+        train_source=Examples({"image": found.train_images, "label": found.train_labels}),
+        test_source=Examples({"image": found.test_images, "label": found.test_labels}),
+        classes=found.classes,
+        mean=found.mean,
+        std=found.std,
+        **parts(model),
+    )

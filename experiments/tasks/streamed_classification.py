@@ -18,8 +18,10 @@ from experiments.models.imagenet import CLASSES, MEAN, STD
 from experiments.tasks.base import OfSources, parts, refuse
 from experiments.tasks.classification import Classifier
 
-_HINT = ("imagenet2012 is not downloaded by itself: ask for ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar on "
-         "image-net.org and put both in <data_dir>/downloads/manual before you prepare it.")
+_HINT = (
+    "imagenet2012 is not downloaded by itself: ask for ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar on "
+    "image-net.org and put both in <data_dir>/downloads/manual before you prepare it."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -112,8 +112,10 @@ class _Loop:
             self.state, about = found.state, found.about
             now = self.session.task.steps_per_epoch
             if (then := about.get("per_epoch", now)) != now:
-                raise ValueError(f"{self.store.folder} is of {then} steps an epoch, and now there are {now}; resume "
-                                 "with the batch and train_size of the run, on devices over which that batch splits")
+                raise ValueError(
+                    f"{self.store.folder} is of {then} steps an epoch, and now there are {now}; resume "
+                    "with the batch and train_size of the run, on devices over which that batch splits"
+                )
             self.epoch, self.batch = about["epoch"], about["batch"]
             self.roll_backs = max(self.roll_backs, about["roll_backs"])
         self.step = int(self.state.step)
@@ -188,8 +190,12 @@ class _Loop:
         if bad := divergence.not_finite(host):
             raise self._diverged(f"{', '.join(bad[:3])} holds values that are not finite at step {self.step}")
         self.session.folder.sync()
-        about = {"epoch": self.epoch, "batch": self.batch, "roll_backs": self.roll_backs,
-                 "per_epoch": self.session.task.steps_per_epoch}  # fmt: skip
+        about = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "roll_backs": self.roll_backs,
+            "per_epoch": self.session.task.steps_per_epoch,
+        }
         self.store.save(self.step, host, about, score)
         self.saved_at = time.monotonic()
 
@@ -200,8 +206,10 @@ class _Loop:
         if self.step not in of_first(self.store.steps):
             self._save()
             self.store.wait()
-        raise Preempted(f"stopped on request at step {self.course.offset + self.step}; its checkpoint is in "
-                        f"{self.store.folder}, go on with --resume")
+        raise Preempted(
+            f"stopped on request at step {self.course.offset + self.step}; its checkpoint is in "
+            f"{self.store.folder}, go on with --resume"
+        )
 
     def _check_losses(self) -> None:
         """Look at the losses since the last look: the device has computed them by now, so that no step waits."""
@@ -213,15 +221,20 @@ class _Loop:
 
     def _diverged(self, what: str) -> Diverged:
         course, plan = self.course, self.course.trainer.plan
-        lines = [f"training diverged: {what} of the {course.name} phase.",
-                 f"Layers after step {self.step}:", divergence.table(plan, self.state)]
+        lines = [
+            f"training diverged: {what} of the {course.name} phase.",
+            f"Layers after step {self.step}:",
+            divergence.table(plan, self.state),
+        ]
         with contextlib.suppress(ValueError):  # where no checkpoint can be read, this error is still the first to tell
             if found := self.store.restore(self.state):
                 lines += [f"Layers at the last checkpoint, step {found.step}:", divergence.table(plan, found.state)]
         rates = ("float_learning_rate", "learning_rate", "levels_rate")
         now = ", ".join(f"{name} = {getattr(self.config, name):g}" for name in rates)
-        lines.append(f"Lower a rate ({now}), or let the run go back and take the data in another order: --resume "
-                     "--on_nan=roll_back")
+        lines.append(
+            f"Lower a rate ({now}), or let the run go back and take the data in another order: --resume "
+            "--on_nan=roll_back"
+        )
         return Diverged("\n".join(lines))
 
     def roll_back(self, error: Diverged) -> None:
@@ -240,8 +253,9 @@ class _Loop:
             self.state, self.epoch, self.batch = placed(self.start, self.state), 0, 0
         self.take_up(found)
         self.state = self.state._replace(rng=jax.random.fold_in(self.state.rng, self.roll_backs))
-        warnings.warn(f"{what} Rolled back to step {self.step}; {self.roll_backs} of {self.config.roll_backs} times",
-                      stacklevel=2)
+        warnings.warn(
+            f"{what} Rolled back to step {self.step}; {self.roll_backs} of {self.config.roll_backs} times", stacklevel=2
+        )
 
 
 def _log(folder: RunFolder | Unwritten, step: int, phase: str, metrics: Any) -> None:

@@ -110,9 +110,7 @@ def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
     return params, model_state
 
 
-def _quantized_phases(
-    session: Session, params: Any, model_state: Any, float_score: float, resume: bool
-) -> Result:
+def _quantized_phases(session: Session, params: Any, model_state: Any, float_score: float, resume: bool) -> Result:
     task, config = session.task, session.task.config
     plan, quant, quant_state = quantize_tree(params, config.rules(task.order))
     plan = session.devices.plan(plan, params)
@@ -122,10 +120,7 @@ def _quantized_phases(
     order = phases(config)
     parts = [(name, steps[name], order.count(name)) for name in ("soft", "hard")]
     soft_params, hard_params = jax.jit(trainer.soft_params), jax.jit(trainer.hard_params)
-    evaluate = {
-        "soft": lambda s: (soft_params(s), s.model_state),
-        "hard": lambda s: (hard_params(s), s.model_state),
-    }
+    evaluate = {"soft": lambda s: (soft_params(s), s.model_state), "hard": lambda s: (hard_params(s), s.model_state)}
     offset = config.float_epochs * task.steps_per_epoch if not config.float_run else 0
     state = train(session, Course("quantized", parts, trainer, evaluate, offset), state, resume)
     return _finish(session, trainer, state, params, float_score, offset)

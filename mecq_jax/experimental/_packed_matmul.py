@@ -75,7 +75,9 @@ class Arranged:
         return sum(x.nbytes for x in (*self.planes, self.table))
 
 
-def arrange(tensor: PackedTensor | QuantizedTensor, *, chunk: int | None = None, platform: str | None = None) -> Arranged:
+def arrange(
+    tensor: PackedTensor | QuantizedTensor, *, chunk: int | None = None, platform: str | None = None
+) -> Arranged:
     """The tensor's codes and levels in the kernel's layout, on the default device.
 
     Args:

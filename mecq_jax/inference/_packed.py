@@ -1,7 +1,7 @@
 """Packed weights on the device: a pytree of uint8 bytes and levels that becomes dense inside jit.
 
-    weights = to_device(artifact.load("model.safetensors"))       # {path: PackedTensor or array}
-    logits = jax.jit(lambda weights, x: forward(dense(weights), x))(weights, x)
+weights = to_device(artifact.load("model.safetensors"))       # {path: PackedTensor or array}
+logits = jax.jit(lambda weights, x: forward(dense(weights), x))(weights, x)
 """
 
 import dataclasses
@@ -72,7 +72,9 @@ def unpack(data: UInt8[Array, " m"], bits: int, n: int) -> UInt8[Array, " n"]:
 
 def to_device(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """`HardTensor`s as `PackedTensor`s, arrays as arrays of the default device."""
-    return {name: PackedTensor.of(x) if isinstance(x, QuantizedTensor) else jnp.asarray(x) for name, x in tensors.items()}
+    return {
+        name: PackedTensor.of(x) if isinstance(x, QuantizedTensor) else jnp.asarray(x) for name, x in tensors.items()
+    }
 
 
 def dense(weights: Mapping[str, Any]) -> dict[str, Array]:

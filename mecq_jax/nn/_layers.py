@@ -46,6 +46,7 @@ _ADDED = ("quantizer", "levels", "potentials", "epsilon", "info")
 
 class _Quantized:
     """What QuantDense and QuantConv share: the quantizer's variables and the kernel that is computed with."""
+
     kernel: nnx.Param
 
     def _attach(self, quantizer: Quantizer) -> None:

@@ -45,9 +45,7 @@ class Plan:
     shards: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
-def default_rules(
-    quantizer: Quantizer, params: Any, *, keep_first: bool = True, keep_last: bool = True
-) -> list[Rule]:
+def default_rules(quantizer: Quantizer, params: Any, *, keep_first: bool = True, keep_last: bool = True) -> list[Rule]:
     """Quantize every kernel (a leaf of two or more dimensions named 'kernel') but those of the first and last layers.
 
     First and last are in the order of the tree's mappings: the order of construction where the tree keeps it. `jit`

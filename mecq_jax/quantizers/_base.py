@@ -96,7 +96,9 @@ class GroupedQuantizer(abc.ABC):
             raise ValueError(f"k = {self.k} levels: packing holds 2 to 16 (1 to 4 bits); k = 2**bits, or 3 for ternary")
 
     @abc.abstractmethod
-    def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Diagnostics]:
+    def apply_groups(
+        self, groups: Array, params: Params, state: State, epsilon: Any
+    ) -> tuple[Array, State, Diagnostics]:
         """`apply` of groups as `grouping` lays them out, with the diagnostics of each."""
 
     @abc.abstractmethod

@@ -103,14 +103,7 @@ class MEC(GroupedQuantizer):
         def one_group(w, q, b, g):
             unit = variance(w.astype(jnp.float32), q)
             out = transport.soft_assign(
-                w,
-                q,
-                epsilon * unit,
-                b,
-                balance=self.balance,
-                solver=self.solver,
-                gradient=self.gradient,
-                init=g,
+                w, q, epsilon * unit, b, balance=self.balance, solver=self.solver, gradient=self.gradient, init=g
             )
             info = Diagnostics(
                 entropy=out.entropy,

@@ -42,7 +42,9 @@ class StraightThrough(GroupedQuantizer):
         """levels[codes]."""
         return jnp.take_along_axis(self.levels(params, state), codes.astype(jnp.int32), axis=1)
 
-    def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Diagnostics]:
+    def apply_groups(
+        self, groups: Array, params: Params, state: State, epsilon: Any
+    ) -> tuple[Array, State, Diagnostics]:
         """Rounded weights; `epsilon` is not used."""
         w = groups.astype(jnp.float32)
         state = self._follow(jax.lax.stop_gradient(w), state)

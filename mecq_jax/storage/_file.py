@@ -91,9 +91,7 @@ def _encode(tensors: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
     return safetensors.numpy.save(arrays, {"mecq": text})
 
 
-def save(
-    path: str | os.PathLike, tensors: Mapping[str, Any], *, extra: Mapping[str, Any] | None = None
-) -> int:
+def save(path: str | os.PathLike, tensors: Mapping[str, Any], *, extra: Mapping[str, Any] | None = None) -> int:
     """Write the tensors, `HardTensor`s packed and arrays as they are, and return the bytes on disk.
 
     The file appears whole or not at all; one already at `path` is replaced only by a complete new one.

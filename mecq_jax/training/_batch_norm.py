@@ -15,7 +15,9 @@ def _statistics(loss_fn, params, model_state, batch, rng):
     return loss_fn(params, model_state, batch, rng)[1][0]
 
 
-def reestimate_batch_stats(loss_fn: LossFn, params: Any, model_state: Any, batches: Iterable[Batch], rng: Key[Array, ""]) -> Any:
+def reestimate_batch_stats(
+    loss_fn: LossFn, params: Any, model_state: Any, batches: Iterable[Batch], rng: Key[Array, ""]
+) -> Any:
     """Batch-norm statistics for `params` (the hard weights): forward passes in training mode over `batches`.
 
     Give it augmented training batches, as in training; as many as 1 / (1 - momentum) a few times over. Compiled once

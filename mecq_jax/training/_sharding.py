@@ -111,15 +111,21 @@ class Layout:
         specs = self.specs(state.params)
         groups = {path: self._groups(plan, path, spec) for path, spec in specs.items() if path in plan.quantizers}
         owners = {path: (np.shape(leaf), specs[path]) for path, leaf in leaves_by_path(state.params).items()}
-        owners |= {f"{path}/{name}": (np.shape(x), groups[path]) for path, own in state.quant.items()
-                   for name, x in own.items()}  # fmt: skip
+        owners |= {
+            f"{path}/{name}": (np.shape(x), groups[path])
+            for path, own in state.quant.items()
+            for name, x in own.items()
+        }
         whole = PartitionSpec()
 
         def of_owner(path, leaf):
             """What the optimizer keeps for a weight or for levels ends with their path and has their shape."""
             name = "/".join(map(key_name, path))
-            fits = [spec for own, (shape, spec) in owners.items()
-                    if shape == np.shape(leaf) and (name == own or name.endswith(f"/{own}"))]  # fmt: skip
+            fits = [
+                spec
+                for own, (shape, spec) in owners.items()
+                if shape == np.shape(leaf) and (name == own or name.endswith(f"/{own}"))
+            ]
             return fits[0] if fits else whole
 
         parts: dict[str, Any] = {

@@ -113,9 +113,7 @@ class Steps:
         """The state before the first step."""
         opt_state = self.optimizer.init({"weights": params, "levels": quant})
         codes = jax.jit(partial(codes_tree, self.plan))(params, quant, quant_state)
-        return TrainState(
-            jnp.zeros((), jnp.int32), params, quant, quant_state, model_state, opt_state, codes, rng
-        )
+        return TrainState(jnp.zeros((), jnp.int32), params, quant, quant_state, model_state, opt_state, codes, rng)
 
     def float_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """A step of the float network: the quantizers are left out."""

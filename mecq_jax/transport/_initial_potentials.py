@@ -21,7 +21,9 @@ def sorted_sample(w: Float[Array, " n"], k: int) -> Samples:
     return subsample(w, min(SAMPLE * k, 2**16))
 
 
-def small_epsilon(samples: Samples, q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"]) -> Float[Array, " k"]:
+def small_epsilon(
+    samples: Samples, q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"]
+) -> Float[Array, " k"]:
     """The potentials of the limit epsilon -> 0 at balance 1: cell borders at the quantiles of w."""
     return jax.vmap(lambda ordered: _at_quantiles(ordered, q, epsilon, b))(samples).mean(axis=0)
 

@@ -119,7 +119,7 @@ class Newton:
     tolerance: float | None = 1e-5
 
     def run(self, problem: Problem, g: Float[Array, " k"], verify: bool = True) -> Solution:
-        """The solution from the start `g`; without `verify` and tolerance, its error is the one before the last step."""
+        """The solution from the start `g`; without `verify` and tolerance its error is the one before the last step."""
         if self.tolerance is not None:
             return Solution(*ascend(problem, g, self.max_iterations, self.tolerance))
         g, error = steps(problem, g, self.max_iterations)

@@ -88,7 +88,9 @@ def marginal_and_links(
     return links.sum(axis=1), links
 
 
-def relaxed_marginal(g: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"], balance: float) -> Float[Array, " k"]:
+def relaxed_marginal(
+    g: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"], balance: float
+) -> Float[Array, " k"]:
     """beta(g) = softmax_j(log b_j - g_j / tau): the masses that the relaxed marginal asks for; b at balance 1."""
     if balance == 1:
         return b

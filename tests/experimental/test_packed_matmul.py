@@ -38,18 +38,27 @@ def close(y, expected, terms=A):
 @pytest.mark.parametrize(
     "platform, k, m, per_channel, dtype",
     [
-        ("gpu", 2, 1, False, "float32"), ("gpu", 2, 16, True, "bfloat16"),
-        ("gpu", 3, 3, True, "bfloat16"), ("gpu", 3, 33, False, "float32"),
-        ("gpu", 4, 1, True, "bfloat16"), ("gpu", 4, 16, False, "float32"),
-        ("gpu", 5, 1, False, "float32"), ("gpu", 6, 3, True, "float32"), ("gpu", 8, 33, True, "float32"),
+        ("gpu", 2, 1, False, "float32"),
+        ("gpu", 2, 16, True, "bfloat16"),
+        ("gpu", 3, 3, True, "bfloat16"),
+        ("gpu", 3, 33, False, "float32"),
+        ("gpu", 4, 1, True, "bfloat16"),
+        ("gpu", 4, 16, False, "float32"),
+        ("gpu", 5, 1, False, "float32"),
+        ("gpu", 6, 3, True, "float32"),
+        ("gpu", 8, 33, True, "float32"),
         ("gpu", 16, 1, True, "float32"),
-        ("tpu", 1, 1, True, "float32"), ("tpu", 4, 3, False, "float32"), ("tpu", 8, 1, True, "bfloat16"),
+        ("tpu", 1, 1, True, "float32"),
+        ("tpu", 4, 3, False, "float32"),
+        ("tpu", 8, 1, True, "bfloat16"),
     ],
-)  # fmt: skip
+)
 def test_product_is_numpys(rng, platform, k, m, per_channel, dtype):
     tensor = hard(rng, k, PerChannel() if per_channel else PerTensor())
     x = jnp.asarray(rng.standard_normal((m, A)), dtype)
-    y = experimental.packed_matmul(x, experimental.arrange(tensor, platform=platform), platform=platform, interpret=True)
+    y = experimental.packed_matmul(
+        x, experimental.arrange(tensor, platform=platform), platform=platform, interpret=True
+    )
     close(y, product(x, tensor))
 
 
@@ -58,7 +67,9 @@ def test_any_cut_gives_the_product(rng, columns, splits):
     tensor = hard(rng, 4, PerChannel(1), (900, 20))
     x = jnp.asarray(rng.standard_normal((2, 900)), jnp.float32)
     arranged = experimental.arrange(PackedTensor.of(tensor))
-    close(experimental.packed_matmul(x, arranged, interpret=True, columns=columns, splits=splits), product(x, tensor), 900)
+    close(
+        experimental.packed_matmul(x, arranged, interpret=True, columns=columns, splits=splits), product(x, tensor), 900
+    )
 
 
 @pytest.mark.parametrize("k", [2, 4, 8, 16])

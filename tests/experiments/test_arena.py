@@ -29,8 +29,18 @@ from mecq_jax import quantizers
 from mecq_jax.params import leaves_by_path, replace_leaves
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-CONFIG = Config(dataset="digits", model="norm_mlp", width=8, batch=256, train_size=800, gradient="mirror",
-                float_epochs=2, soft_epochs=2, hard_epochs=1, epsilon_end=0.05)
+CONFIG = Config(
+    dataset="digits",
+    model="norm_mlp",
+    width=8,
+    batch=256,
+    train_size=800,
+    gradient="mirror",
+    float_epochs=2,
+    soft_epochs=2,
+    hard_epochs=1,
+    epsilon_end=0.05,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +73,10 @@ def test_a_team_trains_its_members_as_if_each_were_alone(task):
     together_right, alone_right = (team.accuracies("hard", *test)[-1] for team in teams)
     np.testing.assert_allclose(together_right, alone_right, atol=4 / 359)
     first = teams[0].member(teams[0].state, 0)
-    assert any(bool((a != b).any()) for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(together.params),
-                                                    strict=True))
+    assert any(
+        bool((a != b).any())
+        for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(together.params), strict=True)
+    )
 
 
 def test_the_protocol_tunes_repeats_and_goes_on(tmp_path):
@@ -117,14 +129,19 @@ def test_the_recipe_is_varied_one_change_at_a_time(tmp_path, monkeypatch):
 @pytest.mark.fast
 def test_the_table_pairs_seeds():
     shared = {"k": 4, "float": [0.9, 0.8], "best": [0.9, 0.9], "soft_end": [0.8], "soft_end_hard": [0.7], "chosen": {}}
-    rows = [{"method": "ste", "last": [0.82, 0.71], "untrained": [0.5, 0.5], **shared},
-            {"method": "mec", "last": [0.85, 0.75], "untrained": [0.1, 0.1], **shared}]
+    rows = [
+        {"method": "ste", "last": [0.82, 0.71], "untrained": [0.5, 0.5], **shared},
+        {"method": "mec", "last": [0.85, 0.75], "untrained": [0.1, 0.1], **shared},
+    ]
     first, second = table(rows).splitlines()[2:]
     assert first == "| 4 | mec | 80.00 ± 7.07 | 90.00 ± 0.00 |  | 85.7 | 10.00 |  |"
     assert second == "| 4 | ste | 76.50 ± 7.78 | 90.00 ± 0.00 | 3.50 ± 0.71 | 75.7 | 10.00 |  |"
     rows += [{**rows[0], "method": "qwix", "last": [0.99, 0.99]}, {**rows[1], "k": 2}, {**rows[0], "k": 2}]
     assert summary(rows).splitlines()[2:] == [
-        "| mec | 80.00 ± 7.07 | 80.00 ± 7.07 |", "| ste | 76.50 ± 7.78 | 76.50 ± 7.78 |", "| qwix |  | 99.00 ± 0.00 |"]
+        "| mec | 80.00 ± 7.07 | 80.00 ± 7.07 |",
+        "| ste | 76.50 ± 7.78 | 76.50 ± 7.78 |",
+        "| qwix |  | 99.00 ± 0.00 |",
+    ]
 
 
 def test_tuning_sees_no_test_image(task, tmp_path):
@@ -197,8 +214,11 @@ def test_a_method_of_a_package_that_is_not_here_is_left_out_and_said(tmp_path, m
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
     said: list[str] = []
     arena = Arena(config=CONFIG, methods=("qwix",), seeds=1)
-    monkeypatch.setattr(protocol, "one_row", lambda *arguments: {"method": "float", "k": 0, "last": [0.5],
-                                                                 "best": [0.5], "float": [0.5], "chosen": {}})
+    monkeypatch.setattr(
+        protocol,
+        "one_row",
+        lambda *arguments: {"method": "float", "k": 0, "last": [0.5], "best": [0.5], "float": [0.5], "chosen": {}},
+    )
     assert [row["key"] for row in run(arena, tmp_path, said.append)] == ["float 0"]
     assert ADVICE in said
 

@@ -13,8 +13,15 @@ from experiments.reporting import collect
 from experiments.runtime.run_folder import read_metrics
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-TINY = ["--model=norm_mlp", "--train_size=96", "--width=8", "--batch=16", "--float_epochs=1", "--soft_epochs=1",
-        "--hard_epochs=1"]  # fmt: skip
+TINY = [
+    "--model=norm_mlp",
+    "--train_size=96",
+    "--width=8",
+    "--batch=16",
+    "--float_epochs=1",
+    "--soft_epochs=1",
+    "--hard_epochs=1",
+]
 METHODS = ("mec", "mec_lloyd_max", "lsq")
 TINY_ARENA = """
 from experiments.arena.protocol import Arena
@@ -94,8 +101,10 @@ def test_each_row_is_kept_as_its_run_ends(digits, monkeypatch):
     monkeypatch.setattr(campaign, "train", twice)
     command = ["digits", "--seeds=1", "--runs", str(digits / "runs"), "--results", str(digits / "results"), *TINY]
     assert campaign.main(command) == 75
-    assert {row["run"] for row in collect.rows_of(digits / "results" / "digits")} == {"digits_cnn_float",
-                                                                                      "digits_cnn_w2"}
+    assert {row["run"] for row in collect.rows_of(digits / "results" / "digits")} == {
+        "digits_cnn_float",
+        "digits_cnn_w2",
+    }
 
 
 def test_a_start_that_is_another_network_is_refused(digits, capsys):
@@ -146,13 +155,17 @@ def test_the_suite_pauses_goes_on_and_says_what_cannot_run(digits, monkeypatch, 
 
 def test_the_suite_refuses_what_nothing_reads(capsys):
     for wrong, said in (
-        (["tiny"], "tiny: not of arena/"), (["--data=camvid"], "not DATASET=PATH"), (["--minutes=soon"], "soon"),
-        (["--data=camvd=/x"], "camvd: no campaign reads it"), (["--minuts=5"], "unknown field 'minuts'"),
+        (["tiny"], "tiny: not of arena/"),
+        (["--data=camvid"], "not DATASET=PATH"),
+        (["--minutes=soon"], "soon"),
+        (["--data=camvd=/x"], "camvd: no campaign reads it"),
+        (["--minuts=5"], "unknown field 'minuts'"),
         (["arena/cifar10_resnet20", "--width=8"], "--width=8: fields go to campaigns"),
-        (["camvid_deeplab", "--seeds=0"], "seeds = 0"), (["text8_large", "--seed=1"], "a campaign gives each run its"),
+        (["camvid_deeplab", "--seeds=0"], "seeds = 0"),
+        (["text8_large", "--seed=1"], "a campaign gives each run its"),
         (["text8_large", "--seeds=1", "nothing"], "nothing: not of"),
         (["arena/cifar10_resnet20", "--size=(45, 60)"], "--size=(45, 60): fields go to campaigns"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(SystemExit):
             suite.main(wrong)
         assert said in capsys.readouterr().err

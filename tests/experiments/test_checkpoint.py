@@ -26,8 +26,13 @@ def flip(path: Path, where: float) -> None:
 
 def some_state(seed=0, size=300):
     keys = jax.random.split(jax.random.key(seed), 3)
-    return {"w": jax.random.normal(keys[0], (size, 8)), "h": jax.random.normal(keys[1], (5,), jnp.bfloat16),
-            "codes": jnp.arange(7, dtype=jnp.uint8), "step": jnp.int32(seed), "rng": keys[2]}
+    return {
+        "w": jax.random.normal(keys[0], (size, 8)),
+        "h": jax.random.normal(keys[1], (5,), jnp.bfloat16),
+        "codes": jnp.arange(7, dtype=jnp.uint8),
+        "step": jnp.int32(seed),
+        "rng": keys[2],
+    }
 
 
 def assert_same(got, expected):
@@ -42,8 +47,11 @@ def test_whatever_file_is_damaged_the_state_is_never_wrong(tmp_path):
             store.save(step, state, {"epoch": step})
     latest = tmp_path / "whole" / "2"
     paths = [p.relative_to(latest) for p in sorted(latest.rglob("*")) if p.is_file()]
-    damages = {"flip": lambda p: flip(p, 0.6), "cut": lambda p: os.truncate(p, p.stat().st_size // 2),
-               "delete": os.unlink}
+    damages = {
+        "flip": lambda p: flip(p, 0.6),
+        "cut": lambda p: os.truncate(p, p.stat().st_size // 2),
+        "delete": os.unlink,
+    }
     fell_back = 0
     for path in paths:
         for name, damage in damages.items():

@@ -82,8 +82,15 @@ def few_masks() -> masks.Masks:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, EXAMPLES, 32, 32, 3), np.uint8)
     labels = rng.integers(0, len(masks.CAMVID.names) + 1, (2, EXAMPLES, 32, 32), np.uint8)
-    return masks.Masks(train_images=images[0], train_labels=labels[0], test_images=images[1], test_labels=labels[1],
-                       classes=masks.CAMVID, mean=(0.5,) * 3, std=(0.3,) * 3)  # fmt: skip
+    return masks.Masks(
+        train_images=images[0],
+        train_labels=labels[0],
+        test_images=images[1],
+        test_labels=labels[1],
+        classes=masks.CAMVID,
+        mean=(0.5,) * 3,
+        std=(0.3,) * 3,
+    )
 
 
 def short_text() -> text.Text:
@@ -140,8 +147,9 @@ def test_two_steps_of_each_phase_and_an_evaluation(mocked, name):
 def train_float(task, params, model_state, batches):
     """(params, model_state) after float steps."""
     config = task.config
-    trainer = float_trainer(config, task.loss_fn, config.float_epochs * task.steps_per_epoch,
-                            config.float_learning_rate)  # fmt: skip
+    trainer = float_trainer(
+        config, task.loss_fn, config.float_epochs * task.steps_per_epoch, config.float_learning_rate
+    )
     state = trainer.init(params, {}, {}, model_state, jax.random.key(0))
     state = steps(trainer.float_step, state, batches)
     return state.params, state.model_state

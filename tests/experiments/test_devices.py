@@ -28,8 +28,15 @@ from mecq_jax.params import leaves_by_path, quantize_tree
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 CONFIG = "experiments/configs/digits_cnn_w2.py"
-SMALL = ["--model=norm_mlp", "--width=64", "--train_size=400", "--batch=40", "--float_epochs=1", "--soft_epochs=1",
-         "--hard_epochs=1"]  # fmt: skip
+SMALL = [
+    "--model=norm_mlp",
+    "--width=64",
+    "--train_size=400",
+    "--batch=40",
+    "--float_epochs=1",
+    "--soft_epochs=1",
+    "--hard_epochs=1",
+]
 SPLIT = ["--fully_sharded", "--least=1024"]
 
 
@@ -38,8 +45,9 @@ def command(folder, *options):
 
 
 # Without the suite's eight devices.
-ENVIRONMENT = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("host_platform_device_count=8",
-                                                                        "host_platform_device_count=1")}  # fmt: skip
+ENVIRONMENT = os.environ | {
+    "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("host_platform_device_count=8", "host_platform_device_count=1")
+}
 
 
 def trained(folder, *options):
@@ -137,8 +145,9 @@ def test_sigterm_stops_two_processes_with_a_checkpoint_and_two_go_on(tmp_path, t
     config = dataclasses.replace(configs.override(configs.load(CONFIG), SMALL), float_epochs=4)
     runs.run(config, tmp_path / "alone")
     folder, options = tmp_path / "two", ["--processes=2", "--float_epochs=4", "--checkpoint_steps=1"]
-    process = subprocess.Popen(command(folder, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=ENVIRONMENT)  # fmt: skip
+    process = subprocess.Popen(
+        command(folder, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     while not list((folder / "checkpoints").glob("float/*/about")):
         assert process.poll() is None, process.stderr.read()[-3000:]
         time.sleep(0.1)

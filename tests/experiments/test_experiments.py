@@ -26,10 +26,18 @@ def test_every_config_loads_and_builds_its_quantizer():
 
 @pytest.mark.parametrize(
     "argument,message",
-    [("--learning_rat=1", "unknown field"), ("--k=abc", "not of type int"), ("--method=round", "not one of"),
-     ("--k=99", "2 to 16"), ("k=4", "write --field=value"), ("--warmup=1", "share of the steps"),
-     ("--clip=0", "above 0"), ("--size=32", "not of type"), ("--task=sort", "not one of")],
-)  # fmt: skip
+    [
+        ("--learning_rat=1", "unknown field"),
+        ("--k=abc", "not of type int"),
+        ("--method=round", "not one of"),
+        ("--k=99", "2 to 16"),
+        ("k=4", "write --field=value"),
+        ("--warmup=1", "share of the steps"),
+        ("--clip=0", "above 0"),
+        ("--size=32", "not of type"),
+        ("--task=sort", "not one of"),
+    ],
+)
 def test_bad_fields_are_refused_before_training(argument, message, capsys):
     assert train.main(["--config", "experiments/configs/digits_cnn_w2.py", argument]) == 2
     assert message in capsys.readouterr().err

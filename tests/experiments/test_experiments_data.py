@@ -52,8 +52,7 @@ def test_split_is_disjoint_complete_and_stratified():
 
 
 def test_digits_classes_are_balanced_and_the_split_is_deterministic(digits):
-    shares = np.bincount(digits.test_labels) / (
-        np.bincount(digits.test_labels) + np.bincount(digits.train_labels))
+    shares = np.bincount(digits.test_labels) / (np.bincount(digits.test_labels) + np.bincount(digits.train_labels))
     np.testing.assert_allclose(shares, 0.2, atol=0.003)
     np.testing.assert_array_equal(data.load("digits").test_images, digits.test_images)
 
@@ -205,8 +204,9 @@ def test_each_output_is_a_possible_crop(strict, flip, mode, numpy_mode, dtype):
     crop = jax.jit(lambda key, x: augment.crop_flip(key, x, pad=2, flip=flip, mode=mode))
     result = np.asarray(crop(jax.random.key(0), images))
     assert result.shape == images.shape and result.dtype == images.dtype
-    taken = [possible_crops(image, 2, flip, numpy_mode)[out.tobytes()]
-             for image, out in zip(images, result, strict=True)]
+    taken = [
+        possible_crops(image, 2, flip, numpy_mode)[out.tobytes()] for image, out in zip(images, result, strict=True)
+    ]
     rows, columns, mirrored = (set(choice) for choice in zip(*taken, strict=True))
     assert rows == columns == set(range(5))
     assert mirrored == ({False, True} if flip else {False})

@@ -15,8 +15,12 @@ from mecq_jax.quantizers import MEC
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
-PUBLISHED = {"resnet18": (64, 11_689_512), "resnet50": (64, 25_557_032), "mobilenetv2": (32, 3_504_872),
-             "deit_s": (384, 22_050_664)}  # fmt: skip
+PUBLISHED = {
+    "resnet18": (64, 11_689_512),
+    "resnet50": (64, 25_557_032),
+    "mobilenetv2": (32, 3_504_872),
+    "deit_s": (384, 22_050_664),
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -104,8 +104,17 @@ def book(tmp_path, rng) -> Path:
 
 @pytest.fixture
 def config(book) -> Config:
-    return Config(task="language", dataset="text", data_dir=str(book), context=16, batch=4, model="llama_tiny",
-                  width=16, clip=1.0, warmup=0.2)  # fmt: skip
+    return Config(
+        task="language",
+        dataset="text",
+        data_dir=str(book),
+        context=16,
+        batch=4,
+        model="llama_tiny",
+        width=16,
+        clip=1.0,
+        warmup=0.2,
+    )
 
 
 def test_uniform_logits_are_worth_the_logarithm_of_the_symbols(config):
@@ -218,8 +227,9 @@ def test_loss_and_output_are_float32_in_both_types(config, compute):
 
 
 def test_a_run_ends_in_a_packed_file(config, tmp_path):
-    config = dataclasses.replace(config, train_size=16 * 8 + 16, float_epochs=1, soft_epochs=2, hard_epochs=1,
-                                 groups="channel")  # fmt: skip
+    config = dataclasses.replace(
+        config, train_size=16 * 8 + 16, float_epochs=1, soft_epochs=2, hard_epochs=1, groups="channel"
+    )
     task = modelling.make_task(config)
     assert task.steps_per_epoch == 2
     result = run(config, tmp_path / "run", task=task)

@@ -60,6 +60,6 @@ def test_a_changed_class_is_an_error():
     logits = np.eye(3, dtype=np.float32)
     assert portability.difference(logits, logits, 0.0, "x") == 0.0
     with pytest.raises(export.MismatchError, match="x: 1 of 3 images"):
-        portability.difference(logits, logits[[0, 1, 1]] , 0.0, "x")
+        portability.difference(logits, logits[[0, 1, 1]], 0.0, "x")
     with pytest.raises(export.MismatchError, match="differs from JAX"):
         portability.difference(logits * 1.001, logits, 1e-5, "x")

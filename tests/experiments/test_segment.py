@@ -59,8 +59,20 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def config(folder):
-    return Config(task="segment", dataset="folder", data_dir=str(folder), size=(24, 32), model="patch_unet", width=4,
-                  augment="scale_crop_flip", batch=3, float_epochs=2, soft_epochs=2, hard_epochs=1, epsilon_end=1e-3)
+    return Config(
+        task="segment",
+        dataset="folder",
+        data_dir=str(folder),
+        size=(24, 32),
+        model="patch_unet",
+        width=4,
+        augment="scale_crop_flip",
+        batch=3,
+        float_epochs=2,
+        soft_epochs=2,
+        hard_epochs=1,
+        epsilon_end=1e-3,
+    )
 
 
 def test_miou_is_that_of_a_loop_over_pixels(rng, folder, config):
@@ -104,8 +116,7 @@ def test_augmentation_keeps_image_and_mask_together():
     halves = np.ones((16, 40, 60), np.int32)
     halves[:, 14:, 20:] = 2
     images = jnp.asarray(halves[..., None], jnp.float32)
-    image, mask = jax.jit(lambda k: scaling.scale_crop_flip(k, images, jnp.asarray(halves), 255))(
-        jax.random.key(3))
+    image, mask = jax.jit(lambda k: scaling.scale_crop_flip(k, images, jnp.asarray(halves), 255))(jax.random.key(3))
     image, mask = np.asarray(image)[..., 0], np.asarray(mask)
     assert set(np.unique(mask)) == {1, 2, 255}
     np.testing.assert_array_equal(image == 0, mask == 255)
@@ -174,13 +185,16 @@ def _broken(tmp_path, *sizes, label=1, mask=True):
 SAME = ((8, 6), (8, 6))
 
 
-@pytest.mark.parametrize("broken, message", [
-    ({"sizes": [], "mask": True}, "is empty"),
-    ({"sizes": [SAME], "mask": False}, "0.png has no mask"),
-    ({"sizes": [((8, 6), (6, 8))]}, "6 x 8 and its mask .* 8 x 6"),
-    ({"sizes": [SAME, ((9, 6), (9, 6))]}, "size="),
-    ({"sizes": [SAME], "label": 12}, "label 12, beyond the 11 classes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        ({"sizes": [], "mask": True}, "is empty"),
+        ({"sizes": [SAME], "mask": False}, "0.png has no mask"),
+        ({"sizes": [((8, 6), (6, 8))]}, "6 x 8 and its mask .* 8 x 6"),
+        ({"sizes": [SAME, ((9, 6), (9, 6))]}, "size="),
+        ({"sizes": [SAME], "label": 12}, "label 12, beyond the 11 classes"),
+    ],
+)
 def test_what_is_wrong_with_a_folder_is_said(tmp_path, broken, message):
     root = _broken(tmp_path, *broken.pop("sizes"), **broken)
     with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -55,8 +55,14 @@ def test_unknown_model():
 def test_depthwise_is_the_grouped_convolution(rng):
     layer = Depthwise(6, nnx.Rngs(0))
     x = jnp.asarray(rng.normal(size=(2, 5, 7, 6)), jnp.float32)
-    expected = jax.lax.conv_general_dilated(x, layer.taps[...][:, :, None, :], (1, 1), "SAME",
-                                            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=6)
+    expected = jax.lax.conv_general_dilated(
+        x,
+        layer.taps[...][:, :, None, :],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=6,
+    )
     np.testing.assert_allclose(layer(x), expected, atol=1e-5)
 
 
@@ -82,8 +88,10 @@ def test_an_encoder_starts_from_a_classifiers_weights(tmp_path):
     config = Config(task="segment", model="resnet18_deeplab", width=4, encoder_run=str(tmp_path))
     model = networks.made(config, 5)
     np.testing.assert_array_equal(model.encoder.stem_norm.mean[...], np.arange(4.0))
-    for ours, theirs in ((model.encoder.stem, classifier.stem),
-                         (model.encoder.blocks[7].convs[1], classifier.blocks[7].convs[1])):  # fmt: skip
+    for ours, theirs in (
+        (model.encoder.stem, classifier.stem),
+        (model.encoder.blocks[7].convs[1], classifier.blocks[7].convs[1]),
+    ):
         np.testing.assert_array_equal(ours.kernel[...], theirs.kernel[...])
     differs = r"holds \(3, 3, 4, 4\) for blocks/0/convs/0/kernel, the encoder needs \(3, 3, 8, 8\)"
     with pytest.raises(ValueError, match=differs):

@@ -62,8 +62,11 @@ def test_an_epoch_is_a_function_of_its_arguments():
     for batch in stream.epoch(2, 3, 1):
         for n, d in zip(batch["number"], batch["draw"], strict=True):
             assert int(n) not in by_number or np.array_equal(by_number[int(n)], d)
-    assert not any(np.array_equal(by_number.get(int(n)), d)
-                   for b in stream.epoch(5, 3, 2) for n, d in zip(b["number"], b["draw"], strict=True))  # fmt: skip
+    assert not any(
+        np.array_equal(by_number.get(int(n)), d)
+        for b in stream.epoch(5, 3, 2)
+        for n, d in zip(b["number"], b["draw"], strict=True)
+    )
 
 
 def test_it_goes_on_at_a_batch_without_reading_those_before():

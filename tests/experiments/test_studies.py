@@ -9,8 +9,7 @@ import pytest
 
 from experiments.studies import common, gradients, grid, iterations, passes, relaxation
 
-STUDIES = {"iterations": iterations, "gradients": gradients, "relaxation": relaxation, "passes": passes,
-           "grid": grid}
+STUDIES = {"iterations": iterations, "gradients": gradients, "relaxation": relaxation, "passes": passes, "grid": grid}
 
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -41,8 +40,9 @@ def test_iterations(tmp_path):
         for solver in ("sinkhorn zero", "newton cold"):
             errors = np.array(data["errors"]["4"][solver][metric])
             assert (np.diff(errors, axis=1) <= 1e-6).all(), (metric, solver)
-    zero, newton, warm = (np.array(data["errors"]["4"][s]["gradient"])
-                          for s in ("sinkhorn zero", "newton cold", "newton warm"))
+    zero, newton, warm = (
+        np.array(data["errors"]["4"][s]["gradient"]) for s in ("sinkhorn zero", "newton cold", "newton warm")
+    )
     assert zero[0, 2] < 0.01 < zero[0, 0], "at 0.3 a hundred iterations are enough and one is not"
     assert zero[1, 0] > 0.5, "at 0.03 one iteration is nothing"
     assert (newton[:, 0] < 1e-3).all() and (warm[:, 0] < 0.05).all()

@@ -15,8 +15,9 @@ from mecq_jax.params import leaves_by_path, make_plan
 from mecq_jax.quantizers import MEC
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-CONFIG = Config(dataset="digits", model="norm_mlp", width=8, batch=128, train_size=800, method="lsq", soft_epochs=1,
-                hard_epochs=0)
+CONFIG = Config(
+    dataset="digits", model="norm_mlp", width=8, batch=128, train_size=800, method="lsq", soft_epochs=1, hard_epochs=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,10 @@ def test_a_distilled_network_has_nothing_to_learn_from_itself_and_sees_no_label(
     )
     assert abs(loss) < 1e-6 and max(float(abs(x).max()) for x in jax.tree.leaves(gradient)) < 1e-6
     other = jax.tree.map(lambda x: 1.5 * x, task.params)
-    found = [own.loss_fn(other, members[0].model_state, batch | {"label": label}, key)[0] for label in
-             (batch["label"], (batch["label"] + 1) % 10)]
+    found = [
+        own.loss_fn(other, members[0].model_state, batch | {"label": label}, key)[0]
+        for label in (batch["label"], (batch["label"] + 1) % 10)
+    ]
     assert found[0] == found[1] > 1e-3
 
 

@@ -100,14 +100,17 @@ def test_fetched_files_are_not_fetched_again(tmp_path, runtime, monkeypatch):
     assert web.runtime_folder(tmp_path) == tmp_path / f"onnxruntime-web-{web.VERSION}"
 
 
-@pytest.mark.parametrize("answer, error", [
-    ("", "did not answer"),
-    ('{"error": "no &lt;wasm&gt;"}', "run its network: no <wasm>"),
-    ('{"runtime": "1.0"}', "holds onnxruntime-web 1.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer, error",
+    [
+        ("", "did not answer"),
+        ('{"error": "no &lt;wasm&gt;"}', "run its network: no <wasm>"),
+        ('{"runtime": "1.0"}', "holds onnxruntime-web 1.0"),
+    ],
+)
 def test_a_page_that_fails_is_an_error(tmp_path, answer, error):
     program = tmp_path / "chromium"
-    program.write_text(f"#!/bin/sh\necho '<pre id=\"check\" hidden=\"\">{answer}</pre>'\n")
+    program.write_text(f'#!/bin/sh\necho \'<pre id="check" hidden="">{answer}</pre>\'\n')
     program.chmod(0o755)
     with pytest.raises(RuntimeError, match=error):
         web.opened("http://localhost", str(program))

@@ -144,9 +144,10 @@ def test_rows_of_a_table_are_jax_s_for_any_index(mode):
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("window, strides, padding", [
-    ((2, 2), (2, 2), "VALID"), ((3, 3), (1, 2), "SAME"), ((1, 2), (1, 1), "VALID"), ((2, 1), (2, 1), "SAME"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "window, strides, padding",
+    [((2, 2), (2, 2), "VALID"), ((3, 3), (1, 2), "SAME"), ((1, 2), (1, 1), "VALID"), ((2, 1), (2, 1), "SAME")],
+)
 def test_pooling(window, strides, padding, rng):
     x = rng.normal(size=(2, 6, 7, 3)).astype(np.float32)
     for pool in (nnx.max_pool, nnx.avg_pool):
@@ -170,8 +171,10 @@ def test_inputs_are_of_the_type_that_jax_computes_with():
 
 def test_only_the_batch_is_called_the_batch():
     model = export.onnx_model(lambda _, x: x.reshape(-1, 4), {}, X)
-    (given,), (out,) = ([[d.dim_param or d.dim_value or None for d in v.type.tensor_type.shape.dim] for v in values]
-                        for values in (model.graph.input, model.graph.output))  # fmt: skip
+    (given,), (out,) = (
+        [[d.dim_param or d.dim_value or None for d in v.type.tensor_type.shape.dim] for v in values]
+        for values in (model.graph.input, model.graph.output)
+    )
     assert given == ["batch", 3, 4] and out == [None, 4]
 
 

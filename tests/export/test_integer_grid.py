@@ -86,7 +86,7 @@ FUNCTIONS = {
     "matrices of activations": lambda x: jnp.einsum("bij,bkj->bik", x, x),
     "float kernel": lambda x: x @ jnp.asarray(W.T @ W),
     "kernel first": lambda x: jnp.einsum("kj,bij->bik", jnp.asarray(W), x),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -125,8 +125,9 @@ def test_balanced(k):
     rank = WEIGHTS.ravel().argsort().argsort().reshape(WEIGHTS.shape)
     codes = k * rank // WEIGHTS.size
     levels = np.asarray(params["levels"][0], float)
-    np.testing.assert_array_equal(np.asarray(quantizer.codes(jnp.asarray(WEIGHTS, jnp.float32), params, state))[0],
-                                  codes.ravel())
+    np.testing.assert_array_equal(
+        np.asarray(quantizer.codes(jnp.asarray(WEIGHTS, jnp.float32), params, state))[0], codes.ravel()
+    )
     np.testing.assert_allclose(value, levels[codes], rtol=1e-6)
     np.testing.assert_allclose(d_w, COTANGENT, rtol=1e-5)
     np.testing.assert_allclose(d_params["levels"][0], [COTANGENT[codes == j].sum() for j in range(k)], atol=1e-4)

@@ -118,13 +118,7 @@ def test_other_programs_can_open_the_file(tmp_path):
     assert spec == mecq_reader.read_spec(tmp_path / "a.safetensors")
     assert set(spec) == {"version", "producer", "tensors", "extra", "checksum"}
     assert spec["tensors"] == {
-        "w": {
-            "shape": [4, 6],
-            "bits": 2,
-            "k": 3,
-            "granularity": {"kind": "PerChannel", "axis": -1},
-            "dtype": "float32",
-        }
+        "w": {"shape": [4, 6], "bits": 2, "k": 3, "granularity": {"kind": "PerChannel", "axis": -1}, "dtype": "float32"}
     }
     assert spec["extra"] == {"step": 7} and spec["version"] == 1
 

@@ -44,8 +44,13 @@ def loss_fn(params, model_state, batch, rng):
 
 
 def trainer(plan):
-    return Steps(plan=plan, loss_fn=loss_fn, optimizer=optimizers(optax.adam(1e-3), optax.adam(1e-4)),
-                   epsilon=geometric_decay(0.3, 0.01, STEPS), entropy_weight=optax.constant_schedule(0.1))  # fmt: skip
+    return Steps(
+        plan=plan,
+        loss_fn=loss_fn,
+        optimizer=optimizers(optax.adam(1e-3), optax.adam(1e-4)),
+        epsilon=geometric_decay(0.3, 0.01, STEPS),
+        entropy_weight=optax.constant_schedule(0.1),
+    )
 
 
 def quantized(granularity):
@@ -62,8 +67,12 @@ def mesh(data, model):
     return jax.make_mesh((data, model), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
 
-TENSOR_PARALLEL = [Split("block/up/kernel", (None, "model")), Split("block/down/kernel", ("model",)),
-                   Split("odd/kernel", ("model",)), Split("first/kernel", (None, "model"))]  # fmt: skip
+TENSOR_PARALLEL = [
+    Split("block/up/kernel", (None, "model")),
+    Split("block/down/kernel", ("model",)),
+    Split("odd/kernel", ("model",)),
+    Split("first/kernel", (None, "model")),
+]
 LAYOUTS = {
     "data parallel": lambda: Layout(mesh(8, 1)),
     "fully sharded": lambda: Layout(mesh(8, 1), fully_sharded(params(), mesh(8, 1), least=1000)),
@@ -113,8 +122,10 @@ def alone():
 
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize(
-    "name, granularity", [*((name, PerTensor()) for name in LAYOUTS), ("tensor parallel", PerChannel()),
-                          ("both", PerChannel())], ids=str)  # fmt: skip
+    "name, granularity",
+    [*((name, PerTensor()) for name in LAYOUTS), ("tensor parallel", PerChannel()), ("both", PerChannel())],
+    ids=str,
+)
 def test_eight_devices_do_what_one_does_and_move_no_weights_to_quantize(name, granularity, alone):
     found, before, state, (soft, plain) = train_for_a_while(LAYOUTS[name](), granularity)
     expected, _, end, _ = alone[granularity]
@@ -169,10 +180,12 @@ def test_parts_come_first_and_go_back(rng):
 
 
 def test_rules_that_do_not_fit_are_refused():
-    for rule, message in ((Split("nothing", ("model",)), "matches no leaf"),
-                          (Split("odd/bias", ("data", "model")), "has 1 dimensions"),
-                          (Split("odd/kernel", (None, "model")), "63 of odd/kernel does not split over the 8 devices"),
-                          (Split("odd/bias", ("x",)), r"not \['x'\]")):  # fmt: skip
+    for rule, message in (
+        (Split("nothing", ("model",)), "matches no leaf"),
+        (Split("odd/bias", ("data", "model")), "has 1 dimensions"),
+        (Split("odd/kernel", (None, "model")), "63 of odd/kernel does not split over the 8 devices"),
+        (Split("odd/bias", ("x",)), r"not \['x'\]"),
+    ):
         with pytest.raises(ValueError, match=message):
             Layout(mesh(1, 8), [rule]).specs(params())
     with pytest.raises(ValueError, match="a batch of 12 does not split over 8"):

@@ -63,7 +63,9 @@ def test_a_subsample_sees_every_channel(rng):
     shares = np.linspace(0.05, 0.95, 19)
     got = np.searchsorted(np.sort(np.asarray(w)), np.quantile(sample, shares)) / n
     np.testing.assert_allclose(got, shares, atol=0.02)
-    assert np.array_equal(np.sort(np.asarray(_blockwise.subsample(w[:100], size)).ravel()), np.sort(np.asarray(w[:100])))
+    assert np.array_equal(
+        np.sort(np.asarray(_blockwise.subsample(w[:100], size)).ravel()), np.sort(np.asarray(w[:100]))
+    )
 
 
 def value_and_grad(w, q):

@@ -50,9 +50,7 @@ def problem(name, rng, n=4000):
 
 @pytest.mark.parametrize("prior", [None, "skewed"])
 @pytest.mark.parametrize("k", [2, 3, 4, 8])
-@pytest.mark.parametrize(
-    "solver", [Newton(), Sinkhorn(), Ott(tolerance=2e-6)], ids=["newton", "sinkhorn", "ott"]
-)
+@pytest.mark.parametrize("solver", [Newton(), Sinkhorn(), Ott(tolerance=2e-6)], ids=["newton", "sinkhorn", "ott"])
 def test_potentials_equal_the_float64_reference(solver, k, prior, rng):
     w = jnp.asarray(rng.normal(size=150), jnp.float32)
     q = quantizers.quantile(w[None], k)[0]
@@ -154,8 +152,12 @@ def test_random_mixtures(seed, k, exponent, skew):
 
 @pytest.mark.parametrize(
     "solver,match",
-    [("simplex", "not one of"), (Newton(max_iterations=0), "at least 1"), (Sinkhorn(tolerance=0.0), "above 0"),
-     (Ott(max_iterations=15), "multiple of 10")],
+    [
+        ("simplex", "not one of"),
+        (Newton(max_iterations=0), "at least 1"),
+        (Sinkhorn(tolerance=0.0), "above 0"),
+        (Ott(max_iterations=15), "multiple of 10"),
+    ],
 )
 def test_bad_solvers(solver, match):
     with pytest.raises(ValueError, match=match):
@@ -183,5 +185,7 @@ def test_gradient_and_curvature_of_the_semidual(rng):
         rhs = jnp.asarray([0.3, -0.1, 0.2, -0.4], jnp.float32)
         hessian = np.asarray(jax.hessian(lambda g, f=dual: f(g))(g), np.float64)
         expected = np.linalg.pinv(-float(e) * hessian, rcond=1e-4) @ np.asarray(rhs)
-        got = _laplacian.solve_laplacian(_laplacian.hessian_links(links, beta, balance), rhs, b, noise=jnp.zeros_like(rhs))
+        got = _laplacian.solve_laplacian(
+            _laplacian.hessian_links(links, beta, balance), rhs, b, noise=jnp.zeros_like(rhs)
+        )
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=1e-5)

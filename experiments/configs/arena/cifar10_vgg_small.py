@@ -5,9 +5,23 @@ from experiments.arena.protocol import Arena
 from experiments.config import Config
 
 arena = Arena(
-    config=Config(dataset="cifar10", augment="crop_flip", pad=4, model="vgg_small", width=128, batch=128,
-                  compute="bfloat16", optimizer="sgd", weight_decay=1e-4, float_epochs=200, float_learning_rate=0.02,
-                  soft_epochs=80, hard_epochs=20, hard_rate=1.0, entropy_weight=0.0),
+    config=Config(
+        dataset="cifar10",
+        augment="crop_flip",
+        pad=4,
+        model="vgg_small",
+        width=128,
+        batch=128,
+        compute="bfloat16",
+        optimizer="sgd",
+        weight_decay=1e-4,
+        float_epochs=200,
+        float_learning_rate=0.02,
+        soft_epochs=80,
+        hard_epochs=20,
+        hard_rate=1.0,
+        entropy_weight=0.0,
+    ),
     levels=(4,),
     learning_rates=(0.005, 0.02),
     seeds=3,

@@ -98,8 +98,10 @@ class Walk:
 
     @staticmethod
     def _other_course() -> InexactError:
-        return InexactError("on these inputs the network takes another course than on those that set its ranges; give "
-                            "inputs of one shape and type, but for their number")  # fmt: skip
+        return InexactError(
+            "on these inputs the network takes another course than on those that set its ranges; give "
+            "inputs of one shape and type, but for their number"
+        )
 
     def rounded(self, x: Value, largest: int) -> Value:
         """An activation in at most `largest` steps of either sign."""

@@ -40,9 +40,25 @@ def _finite(walk: Walk, x: Value) -> Value:
     return walk.rounded(x, TERM) if x.range is None else x
 
 
-@rule("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "copy", "stop_gradient",
-      "optimization_barrier", "sharding_constraint", "name", "split", "reduce_max", "reduce_min", "reduce_window_max")
-def _moved(walk, eqn, x):  # fmt: skip
+@rule(
+    "reshape",
+    "transpose",
+    "broadcast_in_dim",
+    "squeeze",
+    "expand_dims",
+    "slice",
+    "rev",
+    "copy",
+    "stop_gradient",
+    "optimization_barrier",
+    "sharding_constraint",
+    "name",
+    "split",
+    "reduce_max",
+    "reduce_min",
+    "reduce_window_max",
+)
+def _moved(walk, eqn, x):
     return _applied(eqn, x), x.range
 
 
@@ -180,8 +196,10 @@ def _weighted(walk, eqn, x, y):
         found = _range_of_product(x.range, y.range)
         count = math.prod(eqn.invars[0].aval.shape[i] for i in eqn.params["dimension_numbers"][0][0])
         return _applied(eqn, x, y), Range(found.unit, min(count * found.low, 0.0), max(count * found.high, 0.0))
-    x, y = (walk.rounded(v, largest) if v.kind == Kind.ACTIVATION else
-            walk.constant(v, lambda c: shortened(c, KERNEL)) for v in (x, y))  # fmt: skip
+    x, y = (
+        walk.rounded(v, largest) if v.kind == Kind.ACTIVATION else walk.constant(v, lambda c: shortened(c, KERNEL))
+        for v in (x, y)
+    )
     a, w = (x, y) if x.kind == Kind.ACTIVATION else (y, x)
     total = walk.choose(lambda: _largest_sum(eqn, np.abs(np.asarray(w.array, np.float64)), w is y))
     reach = total * a.range.largest

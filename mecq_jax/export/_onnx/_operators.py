@@ -9,16 +9,40 @@ from jax import lax
 from mecq_jax.export._onnx._trace import Trace, UnsupportedError, Value, known, rule
 
 UNARY = {
-    "neg": "Neg", "exp": "Exp", "log": "Log", "tanh": "Tanh", "logistic": "Sigmoid", "erf": "Erf", "sqrt": "Sqrt",
-    "abs": "Abs", "sign": "Sign", "floor": "Floor", "ceil": "Ceil", "sin": "Sin", "cos": "Cos",
+    "neg": "Neg",
+    "exp": "Exp",
+    "log": "Log",
+    "tanh": "Tanh",
+    "logistic": "Sigmoid",
+    "erf": "Erf",
+    "sqrt": "Sqrt",
+    "abs": "Abs",
+    "sign": "Sign",
+    "floor": "Floor",
+    "ceil": "Ceil",
+    "sin": "Sin",
+    "cos": "Cos",
     "not": "Not",
-}  # fmt: skip
+}
 
 
 BINARY = {
-    "add": "Add", "add_any": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "pow": "Pow",
-    "eq": "Equal", "lt": "Less", "gt": "Greater", "le": "LessOrEqual", "ge": "GreaterOrEqual", "and": "And", "or": "Or",
-}  # fmt: skip
+    "add": "Add",
+    "add_any": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "div": "Div",
+    "max": "Max",
+    "min": "Min",
+    "pow": "Pow",
+    "eq": "Equal",
+    "lt": "Less",
+    "gt": "Greater",
+    "le": "LessOrEqual",
+    "ge": "GreaterOrEqual",
+    "and": "And",
+    "or": "Or",
+}
 
 
 def _elementwise(trace: Trace, eqn: Any, inputs: tuple[Value, ...], *steps: tuple, **attributes: Any) -> Value:
@@ -273,10 +297,14 @@ def _conv(trace, eqn, x, kernel):
         raise UnsupportedError("a transposed, batch-grouped or cropping convolution")
     pads = [int(lo) for lo, _ in p["padding"]] + [int(hi) for _, hi in p["padding"]]
     out = trace.graph.node(
-        "Conv", trace.graph.transpose(trace.full(x), numbers.lhs_spec),
+        "Conv",
+        trace.graph.transpose(trace.full(x), numbers.lhs_spec),
         trace.graph.transpose(trace.full(kernel), numbers.rhs_spec),
-        strides=list(p["window_strides"]), pads=pads, dilations=list(p["rhs_dilation"]), group=p["feature_group_count"],
-    )  # fmt: skip
+        strides=list(p["window_strides"]),
+        pads=pads,
+        dilations=list(p["rhs_dilation"]),
+        group=p["feature_group_count"],
+    )
     return trace.graph.transpose(out, np.argsort(numbers.out_spec))
 
 

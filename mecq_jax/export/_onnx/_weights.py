@@ -1,7 +1,7 @@
 """Packed weights as ONNX nodes that any runtime unpacks.
 
-They are a uint8 initializer, cast to int32 and gathered in a table of 256 rows that holds, for each byte, the weights of
-its codes:
+They are a uint8 initializer, cast to int32 and gathered in a table of 256 rows that holds, for each byte, the weights
+of its codes:
 
   per tensor, k = 2, 4, 16    the row holds 8, 4 or 2 levels
   per tensor, k = 3           the row holds 5 levels: a byte is a number of five digits in base 3 (1.6 bits a weight)

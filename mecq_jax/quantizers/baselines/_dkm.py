@@ -37,7 +37,9 @@ class DKM(GroupedQuantizer):
     def levels(self, params: Params, state: State) -> Float[Array, "g k"]:
         return jnp.sort(state["levels"], axis=-1)
 
-    def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Diagnostics]:
+    def apply_groups(
+        self, groups: Array, params: Params, state: State, epsilon: Any
+    ) -> tuple[Array, State, Diagnostics]:
         """Attention-weighted centroids; the new state holds the centroids."""
 
         def one_group(w, c):

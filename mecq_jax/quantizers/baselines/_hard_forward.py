@@ -15,7 +15,9 @@ from mecq_jax.quantizers._straight_through import straight_through
 class HardForward(MEC):
     """An ablation of the method: forward through the most probable levels, backward through the soft assignment."""
 
-    def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Diagnostics]:
+    def apply_groups(
+        self, groups: Array, params: Params, state: State, epsilon: Any
+    ) -> tuple[Array, State, Diagnostics]:
         soft, state, info = super().apply_groups(groups, params, state, epsilon)
         codes = self.group_codes(groups, params, state)
         hard = jnp.take_along_axis(self.levels(params, state), codes.astype(jnp.int32), axis=1)

@@ -81,7 +81,9 @@ class PARQ(GroupedQuantizer):
     def levels(self, params: Params, state: State) -> Float[Array, "g k"]:
         return state["levels"]
 
-    def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Diagnostics]:
+    def apply_groups(
+        self, groups: Array, params: Params, state: State, epsilon: Any
+    ) -> tuple[Array, State, Diagnostics]:
         """prox of every weight, with the derivative of the identity; `epsilon` is the inverse slope, at most 1."""
         w = groups.astype(jnp.float32)
         state = self._follow(w, state["scales"], sweeps=1)

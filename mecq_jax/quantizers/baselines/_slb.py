@@ -38,7 +38,9 @@ class SLB(GroupedQuantizer):
     def levels(self, params: Params, state: State) -> Float[Array, "g k"]:
         return state["levels"]
 
-    def apply_groups(self, groups: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Diagnostics]:
+    def apply_groups(
+        self, groups: Array, params: Params, state: State, epsilon: Any
+    ) -> tuple[Array, State, Diagnostics]:
         """Expected levels; `epsilon` is the temperature. The gradient of the weights themselves is 0."""
         p = jax.nn.softmax(params["logits"].astype(jnp.float32) / epsilon, axis=-1)
         soft = jnp.sum(p * state["levels"][:, None, :], axis=-1)
