@@ -45,8 +45,8 @@ class Config:
     rates (`levels_rate`: of levels and steps, as a share of the weights'), cosine to 0 over each of float and quantized
     training (where the hard epochs freeze codes, one for each phase, the last from `hard_rate` of the peak),
     `weight_decay` on float weights, `warmup` (share of the steps in which the rate rises), `clip` (bound on the global
-    norm of the gradients, None: none), epsilon from `epsilon_start` to `epsilon_end` (relative to var(w)) over
-    `epsilon_hold` of the soft phase, `entropy_weight` lambda (risen linearly over the soft phase).
+    norm of the gradients, None: none), epsilon from `temperature_start` to `temperature_end` (relative to var(w)) over
+    `temperature_hold` of the soft phase, `entropy_weight` lambda (risen linearly over the soft phase).
     `float_run`: a finished run's folder to take float weights from, instead of training them; `encoder_run`: one of a
     classifier, whose float weights a network of 'segment' with that encoder starts from.
     Safety: a checkpoint is written after every epoch, every `checkpoint_steps` steps and after `checkpoint_seconds`
@@ -95,9 +95,9 @@ class Config:
     weight_decay: float = 0.0
     warmup: float = 0.0
     clip: float | None = None
-    epsilon_start: float = 0.3
-    epsilon_end: float = 0.01
-    epsilon_hold: float = 0.9
+    temperature_start: float = 0.3
+    temperature_end: float = 0.01
+    temperature_hold: float = 0.9
     entropy_weight: float = 0.3
     seed: int = 0
     checkpoint_steps: int | None = None

@@ -69,12 +69,12 @@ def draw(root: Path, trace: Trace) -> None:
     """Levels and weights over training, entropy and epsilon over steps, assignment curves, accuracy."""
     records = read_metrics(root / "metrics.jsonl")
     soft = [r for r in records if "entropy" in r]
-    columns = {k: np.array([r[k] for r in soft]) for k in ("step", "entropy", "epsilon")}
+    columns = {k: np.array([r[k] for r in soft]) for k in ("step", "entropy", "temperature")}
     after = trace.weights[-1]
     trace.save(root / "levels.npz")
     plots.levels_over_training(root / "levels.png", **np.load(root / "levels.npz"))
     marks = {"hard": int(columns["step"][-1])}
-    plots.entropy_and_epsilon(root / "entropy.png", columns["step"], columns["entropy"], columns["epsilon"], marks)
+    plots.entropy_and_epsilon(root / "entropy.png", columns["step"], columns["entropy"], columns["temperature"], marks)
     evaluated = [r for r in records if "hard_accuracy" in r and "epoch" in r]
     points = {k: [(r["step"], r[f"{k}_accuracy"]) for r in evaluated if f"{k}_accuracy" in r] for k in ("soft", "hard")}
     series = {k: tuple(np.array(own).T) for k, own in points.items()}

@@ -79,11 +79,11 @@ def _fields(epochs: int) -> dict[str, Mapping[str, Any]]:
     return {
         "the recipe": {},
         "gradient implicit": {"gradient": "implicit"},
-        "gradient implicit, epsilon to 0.1": {"gradient": "implicit", "epsilon_end": 0.1},
-        "epsilon to 0.1": {"epsilon_end": 0.1},
-        "epsilon to 0.001": {"epsilon_end": 0.001},
-        "epsilon from 1": {"epsilon_start": 1.0},
-        "epsilon falls in half of the soft phase": {"epsilon_hold": 0.5},
+        "gradient implicit, epsilon to 0.1": {"gradient": "implicit", "temperature_end": 0.1},
+        "epsilon to 0.1": {"temperature_end": 0.1},
+        "epsilon to 0.001": {"temperature_end": 0.001},
+        "epsilon from 1": {"temperature_start": 1.0},
+        "epsilon falls in half of the soft phase": {"temperature_hold": 0.5},
         "lambda to 0.3": {"entropy_weight": 0.3},
         "no hard phase": phases(0),
         "a tenth hard": phases(max(1, epochs // 10)),
@@ -100,13 +100,13 @@ def _fields(epochs: int) -> dict[str, Mapping[str, Any]]:
         "balance 0, gradient implicit": {"balance": 0.0, "gradient": "implicit"},
         "per channel": {"groups": "channel"},
         # From here on two changes or more: those that were best alone.
-        "prior learned, epsilon from 1": {"prior": "learned", "epsilon_start": 1.0},
+        "prior learned, epsilon from 1": {"prior": "learned", "temperature_start": 1.0},
         "prior learned, levels' rate 0.1": {"prior": "learned", "levels_rate": 0.1},
         "prior learned, weight decay 0.01": {"prior": "learned", "weight_decay": 0.01},
         "prior learned, gradient implicit": {"prior": "learned", "gradient": "implicit"},
         "prior learned, epsilon from 1, weight decay 0.01": {
             "prior": "learned",
-            "epsilon_start": 1.0,
+            "temperature_start": 1.0,
             "weight_decay": 0.01,
         },
     }

@@ -28,12 +28,12 @@ DECAY = ({"weight_decay": 1e-4}, {"weight_decay": 1e-2})
 
 def _until(start: float, *ends: float) -> tuple[Numbers, Numbers]:
     """A temperature that falls from `start` to one of two ends."""
-    first, second = ({"epsilon_start": start, "epsilon_end": end} for end in ends)
+    first, second = ({"temperature_start": start, "temperature_end": end} for end in ends)
     return first, second
 
 
 def _constant(*values: float) -> tuple[Numbers, Numbers]:
-    first, second = ({"epsilon_start": value, "epsilon_end": value} for value in values)
+    first, second = ({"temperature_start": value, "temperature_end": value} for value in values)
     return first, second
 
 

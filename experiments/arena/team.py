@@ -33,7 +33,15 @@ from mecq_jax.params import Plan, Rule, quantize_tree
 from mecq_jax.training import Steps, TrainState
 
 # Fields of a config in which the members of a team may differ: numbers that only enter the step's arithmetic.
-TRACED = ("learning_rate", "hard_rate", "levels_rate", "weight_decay", "epsilon_start", "epsilon_end", "entropy_weight")
+TRACED = (
+    "learning_rate",
+    "hard_rate",
+    "levels_rate",
+    "weight_decay",
+    "temperature_start",
+    "temperature_end",
+    "entropy_weight",
+)
 EVALUATED_AT_ONCE = 500
 
 

@@ -94,8 +94,8 @@ def step_of(model: nnx.Module, method: Quantizer | None, shape: tuple[int, ...])
     if method is not None:
         plan, quant, state = quantize_tree(params, [Rule("blocks/.*kernel", method)])
     optimizer = optimizers(optax.sgd(1e-3, momentum=0.9), optax.sgd(1e-4))
-    epsilon, weight = optax.constant_schedule(0.05), optax.constant_schedule(0.1)
-    trainer = Steps(plan=plan, loss_fn=loss_fn, optimizer=optimizer, epsilon=epsilon, entropy_weight=weight)
+    temperature, weight = optax.constant_schedule(0.05), optax.constant_schedule(0.1)
+    trainer = Steps(plan=plan, loss_fn=loss_fn, optimizer=optimizer, temperature=temperature, entropy_weight=weight)
     rng = np.random.default_rng(0)
     batch = {"x": jnp.asarray(rng.normal(size=shape), jnp.float32), "y": jnp.asarray(rng.integers(0, 10, shape[0]))}
     return trainer.soft_step, trainer.init(params, quant, state, {}, jax.random.key(0)), batch

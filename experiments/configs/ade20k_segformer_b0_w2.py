@@ -16,6 +16,6 @@ config = dataclasses.replace(
     hard_epochs=14,
     learning_rate=1e-4,
     levels_rate=0.1,
-    epsilon_end=1e-3,
+    temperature_end=1e-3,
     entropy_weight=0.0,
 )

@@ -14,6 +14,6 @@ config = dataclasses.replace(
     hard_epochs=6,
     learning_rate=1e-3,
     weight_decay=0.0,
-    epsilon_end=1e-3,
+    temperature_end=1e-3,
     entropy_weight=0.0,
 )

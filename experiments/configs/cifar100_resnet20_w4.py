@@ -16,6 +16,6 @@ config = dataclasses.replace(
     hard_epochs=50,
     learning_rate=0.05,
     levels_rate=0.01,
-    epsilon_end=1e-3,
+    temperature_end=1e-3,
     entropy_weight=0.0,
 )

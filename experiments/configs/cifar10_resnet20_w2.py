@@ -18,7 +18,7 @@ config = Config(
     learning_rate=0.05,
     levels_rate=0.01,
     weight_decay=1e-4,
-    epsilon_start=0.3,
-    epsilon_end=1e-3,
+    temperature_start=0.3,
+    temperature_end=1e-3,
     entropy_weight=0.0,
 )

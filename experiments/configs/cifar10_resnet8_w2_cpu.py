@@ -19,6 +19,6 @@ config = Config(
     learning_rate=0.02,
     levels_rate=0.01,
     weight_decay=1e-4,
-    epsilon_end=1e-3,
+    temperature_end=1e-3,
     entropy_weight=0.0,
 )

@@ -13,8 +13,8 @@ config = Config(
     soft_epochs=4,
     hard_epochs=0,
     learning_rate=2e-3,
-    epsilon_start=0.3,
-    epsilon_end=0.01,
-    epsilon_hold=0.9,
+    temperature_start=0.3,
+    temperature_end=0.01,
+    temperature_hold=0.9,
     entropy_weight=0.3,
 )

@@ -17,6 +17,6 @@ config = dataclasses.replace(
     hard_epochs=30,
     learning_rate=2e-4,
     levels_rate=0.1,
-    epsilon_end=1e-3,
+    temperature_end=1e-3,
     entropy_weight=0.0,
 )

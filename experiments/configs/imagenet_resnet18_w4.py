@@ -18,6 +18,6 @@ config = dataclasses.replace(
     hard_epochs=20,
     learning_rate=0.04,
     levels_rate=0.01,
-    epsilon_end=1e-3,
+    temperature_end=1e-3,
     entropy_weight=0.0,
 )

@@ -17,6 +17,6 @@ config = dataclasses.replace(
     soft_epochs=2,
     hard_epochs=1,
     learning_rate=1e-3,
-    epsilon_end=1e-3,
+    temperature_end=1e-3,
     entropy_weight=0.0,
 )

@@ -86,7 +86,7 @@ def round_to_nearest(params: Any, rules: Sequence[Rule], bound: str = "absmax") 
     return _hardened(plan, params, quant, state)
 
 
-def transport_weights(params: Any, rules: Sequence[Rule], epsilon: float = 1e-3) -> Quantized:
+def transport_weights(params: Any, rules: Sequence[Rule], temperature: float = 1e-3) -> Quantized:
     """Each weight's most probable level in the assignment of maximum entropy, solved to the end; nothing is trained.
 
     Levels are where the quantizer's codebook starts them. With the prior None and 'quantile' levels these are the means
@@ -95,14 +95,14 @@ def transport_weights(params: Any, rules: Sequence[Rule], epsilon: float = 1e-3)
     Args:
       params: a tree of arrays.
       rules: with `MEC` quantizers.
-      epsilon: relative to each group's var(w), above 0.
+      temperature: epsilon relative to each group's var(w), above 0.
     """
-    if epsilon <= 0:
-        raise ValueError(f"epsilon = {epsilon}: it must be above 0; 1e-3 is nearly hard")
+    if temperature <= 0:
+        raise ValueError(f"temperature = {temperature}: it must be above 0; 1e-3 is nearly hard")
     plan = make_plan(params, rules)
     _only(MEC, plan)
     leaves = leaves_by_path(params)
-    started = {path: _solved(q, epsilon, leaves[path]) for path, q in plan.quantizers.items()}
+    started = {path: _solved(q, temperature, leaves[path]) for path, q in plan.quantizers.items()}
     quant, state = ({path: pair[i] for path, pair in started.items()} for i in (0, 1))
     return _hardened(plan, params, quant, state)
 
@@ -124,8 +124,8 @@ def least_squares_bound(quantizer: STE, w: Array) -> Float[Array, " g"]:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _solved(quantizer: MEC, epsilon: float, w: Array) -> tuple[Any, Any]:
-    return quantizer.init(w, epsilon)
+def _solved(quantizer: MEC, temperature: float, w: Array) -> tuple[Any, Any]:
+    return quantizer.init(w, temperature)
 
 
 def _only(kind: type, plan: Plan) -> None:

@@ -99,7 +99,7 @@ def tuned(network: Network, start: Any, stories: np.ndarray, k: int, budget: Bud
         plan=plan,
         loss_fn=loss_fn,
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), both),
-        epsilon=training.geometric_decay(0.1, EPSILON, budget.steps - hard),
+        temperature=training.geometric_decay(0.1, EPSILON, budget.steps - hard),
         entropy_weight=optax.constant_schedule(0.0),
     )
     copies = jax.tree.map(jnp.copy, trained)

@@ -15,7 +15,7 @@ but "float" and after a fine-tune: to the nearest of 16 equally spaced levels of
     python -m experiments.studies.pretrained --network=resnet50 --tune='()' --batch=16 --statistics_batches=30
     python -m experiments.pretrained fetch minilm                                 # and `fetch passages`
     python -m experiments.studies.pretrained --network=minilm --tune_groups=channel --batch=32 --learning_rate=4e-4 \\
-        --entropy_weight=0.0 --epsilon_end=0.005     # below that 8 and 16 levels a channel are lost: see rates.md
+        --entropy_weight=0.0 --temperature_end=0.005     # below that 8 and 16 levels a channel are lost: see rates.md
     python -m experiments.pretrained fetch dinov2                                 # a row takes 2 to 3 minutes of a core
     python -m experiments.studies.pretrained --network=dinov2 --tune='()' --test_images=1000
 
@@ -65,7 +65,7 @@ from mecq_jax.quantizers import MEC
 from mecq_jax.quantizers.baselines import STE
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "pretrained"
-TUNING = ("learning_rate", "levels_rate", "prior", "epsilon_start", "epsilon_end", "entropy_weight")
+TUNING = ("learning_rate", "levels_rate", "prior", "temperature_start", "temperature_end", "entropy_weight")
 # What each method reads of a recipe, and so what its rows are told apart by.
 _STEPS = ("soft_epochs", "hard_epochs", "batch", "learning_rate")
 RECIPE = {"mec": (*_STEPS, *TUNING[1:]), "lsq": (*_STEPS, "levels_rate"), "float": _STEPS}
@@ -100,8 +100,8 @@ class Config:
     learning_rate: float = 2e-4
     levels_rate: float = 0.1
     prior: str | None = "lloyd_max"
-    epsilon_start: float = 0.02
-    epsilon_end: float = 0.001
+    temperature_start: float = 0.02
+    temperature_end: float = 0.001
     entropy_weight: float = 0.1
     seeds: int = 1
 

@@ -124,7 +124,7 @@ def _steps(key: Row) -> str:
     steps = f", {recipe['soft_epochs'] + recipe['hard_epochs']} steps, rate {recipe['learning_rate']:g}"
     if key["weights"] != TUNED["mec"]:
         return steps
-    epsilon = f"epsilon from {recipe['epsilon_start']:g} to {recipe['epsilon_end']:g}"
+    epsilon = f"epsilon from {recipe['temperature_start']:g} to {recipe['temperature_end']:g}"
     return f", {_MASSES[recipe.get('prior')]}, {epsilon}{steps}"
 
 

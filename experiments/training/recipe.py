@@ -43,7 +43,9 @@ def quantized_trainer(config: Config, plan: Plan, loss_fn: LossFn, per_epoch: in
         plan=plan,
         loss_fn=loss_fn,
         optimizer=make_optimizer(config, per_epoch * len(order), config.learning_rate, per_epoch * order.count("hard")),
-        epsilon=geometric_decay(config.epsilon_start, config.epsilon_end, soft_steps, config.epsilon_hold),
+        temperature=geometric_decay(
+            config.temperature_start, config.temperature_end, soft_steps, config.temperature_hold
+        ),
         entropy_weight=optax.linear_schedule(0.0, config.entropy_weight, soft_steps),
     )
 
@@ -54,6 +56,6 @@ def float_trainer(config: Config, loss_fn: LossFn, steps: int, peak: float) -> S
         plan=Plan({}, {}),
         loss_fn=loss_fn,
         optimizer=make_optimizer(config, steps, peak),
-        epsilon=optax.constant_schedule(0.0),
+        temperature=optax.constant_schedule(0.0),
         entropy_weight=optax.constant_schedule(0.0),
     )

@@ -1,7 +1,7 @@
 """QuantDense and QuantConv: `nnx.Linear` and `nnx.Conv` that compute with soft weights.
 
 Parameters, initialisers and options are those of the Flax layers; added are the levels (`Level`, trained), the
-quantizer's state (`Potential`, carried) and epsilon. `quantize` turns an existing model into a quantized one.
+quantizer's state (`Potential`, carried) and temperature. `quantize` turns an existing model into a quantized one.
 
     model = quantize(model, MEC(k=4))
     set_epsilon(model, 0.1)
@@ -41,7 +41,7 @@ class QuantizerInfo(nnx.Variable):
 
 
 # The attributes that a quantized layer has beside those of the Flax layer.
-_ADDED = ("quantizer", "levels", "potentials", "epsilon", "info")
+_ADDED = ("quantizer", "levels", "potentials", "temperature", "info")
 
 
 class _Quantized:
@@ -54,7 +54,7 @@ class _Quantized:
         self.quantizer = quantizer
         self.levels = nnx.data({name: QuantizerParam(value) for name, value in params.items()})
         self.potentials = nnx.data({name: QuantizerState(value) for name, value in state.items()})
-        self.epsilon = Temperature(jnp.asarray(0.3, jnp.float32))
+        self.temperature = Temperature(jnp.asarray(0.3, jnp.float32))
         self.info = QuantizerInfo(Diagnostics(*(jnp.zeros((), jnp.float32) for _ in Diagnostics._fields)))
 
     def _values(self) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -63,7 +63,7 @@ class _Quantized:
     def _with_soft_kernel(self) -> Any:
         """A shallow copy that holds the soft weights where the Flax layer looks for its kernel."""
         params, state = self._values()
-        soft, state, info = self.quantizer.apply(self.kernel[...], params, state, self.epsilon[...])
+        soft, state, info = self.quantizer.apply(self.kernel[...], params, state, self.temperature[...])
         for name, value in state.items():
             self.potentials[name].set_value(jax.lax.stop_gradient(value))
         self.info.set_value(info)
@@ -201,10 +201,10 @@ def _set_child(parent: Any, name: str, child: nnx.Module) -> None:
         setattr(parent, name, child)
 
 
-def set_temperature(model: nnx.Module, epsilon: Float[Array, ""] | float) -> None:
-    """Give every quantized layer this epsilon, relative to var(w)."""
+def set_temperature(model: nnx.Module, temperature: Float[Array, ""] | float) -> None:
+    """Give every quantized layer this temperature, relative to var(w)."""
     for layer in _quantized_layers(model):
-        layer.epsilon.set_value(jnp.asarray(epsilon, jnp.float32))
+        layer.temperature.set_value(jnp.asarray(temperature, jnp.float32))
 
 
 def entropy(model: nnx.Module) -> Float[Array, ""]:

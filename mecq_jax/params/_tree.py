@@ -1,7 +1,7 @@
 """The quantizer over a whole parameter tree, of any Flax, Haiku or Equinox model.
 
     plan, quant, state = quantize_tree(params, rules)
-    soft_params, state, info = apply_tree(plan, params, quant, state, epsilon)
+    soft_params, state, info = apply_tree(plan, params, quant, state, temperature)
 
 `params` stay what the model defines; `quant` (levels, steps) is trained beside them; `state` (potentials) is carried.
 Both are {path: {name: array}}, so that optax, orbax and jit take them as they are.
@@ -54,7 +54,7 @@ def quantize_tree(params: Any, rules: Sequence[Rule] | Quantizer) -> tuple[Plan,
 
 
 def apply_tree(
-    plan: Plan, params: Any, quant: QuantTree, state: StateTree, epsilon: Float[Array, ""] | float
+    plan: Plan, params: Any, quant: QuantTree, state: StateTree, temperature: Float[Array, ""] | float
 ) -> tuple[Any, StateTree, dict[str, Diagnostics]]:
     """`params` with every planned leaf replaced by its soft weights; the new state; diagnostics by path."""
     leaves = leaves_by_path(params)
@@ -63,7 +63,7 @@ def apply_tree(
         if len(paths) == 1:
             path = paths[0]
             laid = _laid(plan, path, leaves[path])
-            used, new_state[path], info[path] = quantizer.apply(laid, quant[path], state[path], epsilon)
+            used, new_state[path], info[path] = quantizer.apply(laid, quant[path], state[path], temperature)
             soft[path] = _unlaid(plan, path, used, leaves[path].shape)
             continue
         groups = [to_groups(leaves[path], quantizer.granularity) for path in paths]
@@ -71,7 +71,7 @@ def apply_tree(
         joined_quant, joined_state = (
             jax.tree.map(lambda *x: jnp.concatenate(x), *(part[path] for path in paths)) for part in (quant, state)
         )
-        out = quantizer.apply_groups(jnp.concatenate(groups), joined_quant, joined_state, epsilon)
+        out = quantizer.apply_groups(jnp.concatenate(groups), joined_quant, joined_state, temperature)
         for path, start, end in zip(paths, [0, *ends], ends, strict=False):
             part, new_state[path], own = jax.tree.map(lambda x, at=slice(start, end): x[at], out)
             soft[path] = from_groups(part, leaves[path].shape, quantizer.granularity)

@@ -35,15 +35,15 @@ class Diagnostics(NamedTuple):
       entropy: mean entropy of the assignment, nats (0 for a rounding baseline).
       marginal_error: k max_j |beta_j - m_j|; the worst group's.
       converged: share of groups whose solver met its tolerance.
-      certain: share of weights with max_j p_ij > 0.99.
-      lowest_mass: mass of the emptiest level of any group, times k.
+      certain_share: share of weights with max_j p_ij > 0.99.
+      min_level_mass: mass of the emptiest level of any group, times k.
     """
 
     entropy: Float[Array, "*g"]
     marginal_error: Float[Array, "*g"]
     converged: Float[Array, "*g"]
-    certain: Float[Array, "*g"]
-    lowest_mass: Float[Array, "*g"]
+    certain_share: Float[Array, "*g"]
+    min_level_mass: Float[Array, "*g"]
 
     def over_groups(self) -> "Diagnostics":
         """The diagnostics of a tensor from those of its groups."""
@@ -51,8 +51,8 @@ class Diagnostics(NamedTuple):
             self.entropy.mean(),
             self.marginal_error.max(),
             self.converged.mean(),
-            self.certain.mean(),
-            self.lowest_mass.min(),
+            self.certain_share.mean(),
+            self.min_level_mass.min(),
         )
 
 
@@ -65,9 +65,9 @@ class Quantizer(Protocol):
     @property
     def granularity(self) -> Granularity: ...
     def init(self, w: Array) -> tuple[Params, State]: ...
-    def apply(self, w: Array, params: Params, state: State, epsilon: Any) -> tuple[Array, State, Diagnostics]: ...
+    def apply(self, w: Array, params: Params, state: State, temperature: Any) -> tuple[Array, State, Diagnostics]: ...
     def apply_groups(
-        self, groups: Array, params: Params, state: State, epsilon: Any
+        self, groups: Array, params: Params, state: State, temperature: Any
     ) -> tuple[Array, State, Diagnostics]: ...
     def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]: ...
     def levels(self, params: Params, state: State) -> Float[Array, "g k"]: ...
@@ -84,20 +84,28 @@ class GroupedQuantizer(abc.ABC):
     """What quantizers share: `apply` and `codes` of a tensor from those of its groups, and the bounds of k.
 
     Attributes:
-      k: number of levels.
+      k: number of levels, 2 to 16; 0 stands for 2**bits, or 4 without bits.
+      bits: 1 to 4, in the place of k; on the instance it is None, and k says how many levels there are.
       granularity: which weights form a group, and share what the quantizer keeps for one.
     """
 
-    k: int = 4
+    k: int = 0
+    bits: dataclasses.InitVar[int | None] = None
     granularity: Granularity = PerTensor()  # noqa: RUF009 (a frozen value)
 
-    def __post_init__(self):
+    def __post_init__(self, bits: int | None) -> None:
+        if bits is not None:
+            if bits not in (1, 2, 3, 4):
+                raise ValueError(f"bits = {bits!r}: packing holds 1, 2, 3 or 4 bits; k = 3 gives ternary levels")
+            if self.k not in (0, 2**bits):
+                raise ValueError(f"k = {self.k} with bits = {bits}, which are {2**bits} levels; give one of the two")
+        object.__setattr__(self, "k", self.k or 2 ** (bits or 2))
         if not 2 <= self.k <= 16:
             raise ValueError(f"k = {self.k} levels: packing holds 2 to 16 (1 to 4 bits); k = 2**bits, or 3 for ternary")
 
     @abc.abstractmethod
     def apply_groups(
-        self, groups: Array, params: Params, state: State, epsilon: Any
+        self, groups: Array, params: Params, state: State, temperature: Any
     ) -> tuple[Array, State, Diagnostics]:
         """`apply` of groups as `grouping` lays them out, with the diagnostics of each."""
 
@@ -106,13 +114,13 @@ class GroupedQuantizer(abc.ABC):
         """`codes` of groups as `grouping` lays them out, float32."""
 
     def apply(
-        self, w: Array, params: Params, state: State, epsilon: Float[Array, ""] | float | None = None
+        self, w: Array, params: Params, state: State, temperature: Float[Array, ""] | float | None = None
     ) -> tuple[Array, State, Diagnostics]:
         """The weights that the network computes with, in the shape and type of `w`; the new state; diagnostics.
 
-        `epsilon` is relative to each group's var(w); rounding baselines do not use it.
+        `temperature` is epsilon / var(w) of each group; rounding baselines do not use it.
         """
-        soft, state, info = self.apply_groups(to_groups(w, self.granularity), params, state, epsilon)
+        soft, state, info = self.apply_groups(to_groups(w, self.granularity), params, state, temperature)
         return from_groups(soft, w.shape, self.granularity), state, info.over_groups()
 
     def codes(self, w: Array, params: Params, state: State) -> UInt8[Array, "g n"]:

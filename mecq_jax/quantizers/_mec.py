@@ -47,8 +47,8 @@ class MEC(GroupedQuantizer):
     solver: str | transport.Solver = transport.Newton(max_iterations=2, tolerance=None)  # noqa: RUF009
     gradient: str = "mirror"
 
-    def __post_init__(self):
-        super().__post_init__()
+    def __post_init__(self, bits: int | None) -> None:
+        super().__post_init__(bits)
         transport.get_solver(self.solver)
         transport.check_balance(self.balance)
         if isinstance(self.prior, str) and self.prior not in PRIORS:
@@ -68,8 +68,8 @@ class MEC(GroupedQuantizer):
         b = jnp.asarray(transport.check_prior(given, self.k))
         return jnp.broadcast_to(b[None], params["levels"].shape)
 
-    def init(self, w: Array, epsilon: float = 0.3) -> tuple[Params, State]:
-        """Levels from the codebook; potentials solved to the end at epsilon var(w), so that training starts warm."""
+    def init(self, w: Array, temperature: float = 0.3) -> tuple[Params, State]:
+        """Levels from the codebook; potentials solved to the end at this temperature, so that training starts warm."""
         groups = to_groups(w, self.granularity).astype(jnp.float32)
         params = {"levels": initial_levels(groups, self.k, self.codebook)}
         state = {}
@@ -78,15 +78,15 @@ class MEC(GroupedQuantizer):
         if self.prior == "lloyd_max":
             nearest = map_groups(_nearest_masses, (groups, self.levels(params, {})), groups.shape[1], self.k)
             state["prior"] = nearest
-        return params, self.warm_up(w, params, epsilon, state)
+        return params, self.warm_up(w, params, temperature, state)
 
-    def warm_up(self, w: Array, params: Params, epsilon: float | Array, state: State | None = None) -> State:
-        """State with potentials solved from a cold start at epsilon var(w)."""
+    def warm_up(self, w: Array, params: Params, temperature: float | Array, state: State | None = None) -> State:
+        """State with potentials solved from a cold start at this temperature."""
         groups = to_groups(w, self.granularity).astype(jnp.float32)
         state = {} if state is None else state
 
         def one_group(w, q, b):
-            return transport.solve(w, q, epsilon * variance(w, q), b, balance=self.balance).potentials
+            return transport.solve(w, q, temperature * variance(w, q), b, balance=self.balance).potentials
 
         each = (groups, self.levels(params, state), self.masses(params, state))
         return {**state, "potentials": map_groups(one_group, each, groups.shape[1], self.k)}
@@ -96,21 +96,21 @@ class MEC(GroupedQuantizer):
         return jnp.sort(params["levels"].astype(jnp.float32), axis=-1)
 
     def apply_groups(
-        self, groups: Float[Array, "g n"], params: Params, state: State, epsilon: Float[Array, ""] | float
+        self, groups: Float[Array, "g n"], params: Params, state: State, temperature: Float[Array, ""] | float
     ) -> tuple[Float[Array, "g n"], State, Diagnostics]:
-        """Soft weights P.Q of every group; `epsilon` is relative to the group's var(w)."""
+        """Soft weights P.Q of every group; `temperature` is epsilon / var(w) of the group."""
 
         def one_group(w, q, b, g):
             unit = variance(w.astype(jnp.float32), q)
             out = transport.soft_assign(
-                w, q, epsilon * unit, b, balance=self.balance, solver=self.solver, gradient=self.gradient, init=g
+                w, q, temperature * unit, b, balance=self.balance, solver=self.solver, gradient=self.gradient, init=g
             )
             info = Diagnostics(
                 entropy=out.entropy,
                 marginal_error=out.solution.marginal_error,
                 converged=out.solution.converged.astype(jnp.float32),
-                certain=jax.lax.stop_gradient(out.certain),
-                lowest_mass=jax.lax.stop_gradient(out.mass.min() * self.k),
+                certain_share=jax.lax.stop_gradient(out.certain_share),
+                min_level_mass=jax.lax.stop_gradient(out.mass.min() * self.k),
             )
             return out.soft, out.solution.potentials, info
 

@@ -43,9 +43,9 @@ class StraightThrough(GroupedQuantizer):
         return jnp.take_along_axis(self.levels(params, state), codes.astype(jnp.int32), axis=1)
 
     def apply_groups(
-        self, groups: Array, params: Params, state: State, epsilon: Any
+        self, groups: Array, params: Params, state: State, temperature: Any
     ) -> tuple[Array, State, Diagnostics]:
-        """Rounded weights; `epsilon` is not used."""
+        """Rounded weights; `temperature` is not used."""
         w = groups.astype(jnp.float32)
         state = self._follow(jax.lax.stop_gradient(w), state)
         codes = self.group_codes(jax.lax.stop_gradient(w), params, state)

@@ -2,12 +2,12 @@
 
     loss = task(soft(params)) + lambda(t) * mean entropy
     phases: 'float'  params as they are
-            'soft'   soft weights, epsilon(t) and lambda(t) by optax schedules
+            'soft'   soft weights, temperature(t) and lambda(t) by optax schedules
             'hard'   levels[codes] with the codes frozen: what trains is what ships
 
-    trainer = Trainer(plan=plan, loss_fn=loss_fn, optimizer=optimizers(adam, adam), epsilon=..., entropy_weight=...)
-    state = trainer.init(params, quant, quant_state, model_state, jax.random.key(0))
-    state, metrics = jax.jit(trainer.soft_step, donate_argnums=0)(state, batch)
+    steps = Steps(plan=plan, loss_fn=loss_fn, optimizer=optimizers(adam, adam), temperature=..., entropy_weight=...)
+    state = steps.init(params, quant, quant_state, model_state, jax.random.key(0))
+    state, metrics = jax.jit(steps.soft_step, donate_argnums=0)(state, batch)
 
 The steps follow the sharding of their inputs; `sharding.Layout` says where state and batch lie, and jit inserts what
 must move.
@@ -70,9 +70,9 @@ class Metrics(NamedTuple):
 
     Attributes:
       loss: total loss.      task: the task's part.
-      entropy: mean entropy of the assignment, nats.      epsilon: relative to var(w).
+      entropy: mean entropy of the assignment, nats.      temperature: epsilon / var(w).
       marginal_error: worst k max_j |b_j - m_j|.      converged: share of solves within tolerance.
-      certain: share of weights with max p > 0.99.      lowest_mass: emptiest level's mass, times k.
+      certain_share: share of weights with max p > 0.99.      min_level_mass: emptiest level's mass, times k.
       flips: share of weights whose code changed since the last step.
       scalars: what the loss function reports.
     """
@@ -80,11 +80,11 @@ class Metrics(NamedTuple):
     loss: Float[Array, ""]
     task: Float[Array, ""]
     entropy: Float[Array, ""]
-    epsilon: Float[Array, ""]
+    temperature: Float[Array, ""]
     marginal_error: Float[Array, ""]
     converged: Float[Array, ""]
-    certain: Float[Array, ""]
-    lowest_mass: Float[Array, ""]
+    certain_share: Float[Array, ""]
+    min_level_mass: Float[Array, ""]
     flips: Float[Array, ""]
     scalars: dict[str, Array]
 
@@ -97,14 +97,14 @@ class Steps:
       plan: which leaves are quantized and how, from `tree.quantize_tree`.
       loss_fn: (params, model_state, batch, rng) -> (task loss, (model_state, scalars)).
       optimizer: over {'weights': params, 'levels': quant}; see `optimizers`.
-      epsilon: schedule of epsilon relative to var(w).
+      temperature: schedule of the temperature, epsilon / var(w).
       entropy_weight: schedule of lambda.
     """
 
     plan: Plan
     loss_fn: LossFn
     optimizer: optax.GradientTransformation
-    epsilon: optax.Schedule
+    temperature: optax.Schedule
     entropy_weight: optax.Schedule
 
     def init(
@@ -124,11 +124,11 @@ class Steps:
         return self._step(state, batch, forward, "float")
 
     def soft_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """A step through soft weights at epsilon(step)."""
-        epsilon = jnp.asarray(self.epsilon(state.step), jnp.float32)
+        """A step through soft weights at temperature(step)."""
+        temperature = jnp.asarray(self.temperature(state.step), jnp.float32)
 
         def forward(trained):
-            return apply_tree(self.plan, trained["weights"], trained["levels"], state.quant_state, epsilon)
+            return apply_tree(self.plan, trained["weights"], trained["levels"], state.quant_state, temperature)
 
         return self._step(state, batch, forward, "soft")
 
@@ -143,8 +143,8 @@ class Steps:
 
     def settle(self, state: TrainState) -> TrainState:
         """The state with potentials and codes of its present weights (a step leaves those of the old)."""
-        epsilon = jnp.asarray(self.epsilon(state.step), jnp.float32)
-        _, quant_state, _ = apply_tree(self.plan, state.params, state.quant, state.quant_state, epsilon)
+        temperature = jnp.asarray(self.temperature(state.step), jnp.float32)
+        _, quant_state, _ = apply_tree(self.plan, state.params, state.quant, state.quant_state, temperature)
         codes = codes_tree(self.plan, state.params, state.quant, quant_state)
         return state._replace(quant_state=quant_state, codes=codes)
 
@@ -153,13 +153,13 @@ class Steps:
         return apply_codes(self.plan, state.params, state.quant, state.quant_state, state.codes)
 
     def soft_params(self, state: TrainState) -> Any:
-        """The parameter tree that the soft phase computes with, at epsilon(step)."""
-        epsilon = jnp.asarray(self.epsilon(state.step), jnp.float32)
-        return apply_tree(self.plan, state.params, state.quant, state.quant_state, epsilon)[0]
+        """The parameter tree that the soft phase computes with, at temperature(step)."""
+        temperature = jnp.asarray(self.temperature(state.step), jnp.float32)
+        return apply_tree(self.plan, state.params, state.quant, state.quant_state, temperature)[0]
 
     def _step(self, state, batch, forward, phase):
         rng = jax.random.fold_in(state.rng, state.step)
-        epsilon = jnp.asarray(self.epsilon(state.step), jnp.float32)
+        temperature = jnp.asarray(self.temperature(state.step), jnp.float32)
         weight = jnp.asarray(self.entropy_weight(state.step), jnp.float32)
 
         def objective(trained):
@@ -186,11 +186,11 @@ class Steps:
             loss=loss,
             task=task,
             entropy=entropy,
-            epsilon=epsilon,
+            temperature=temperature,
             marginal_error=_over(info, "marginal_error", jnp.max, 0.0),
             converged=_over(info, "converged", jnp.mean, 1.0),
-            certain=_over(info, "certain", jnp.mean, 1.0),
-            lowest_mass=_over(info, "lowest_mass", jnp.min, 1.0),
+            certain_share=_over(info, "certain_share", jnp.mean, 1.0),
+            min_level_mass=_over(info, "min_level_mass", jnp.min, 1.0),
             flips=_flips(state.codes, codes),
             scalars=scalars,
         )

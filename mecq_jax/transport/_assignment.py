@@ -42,14 +42,14 @@ class Assignment(NamedTuple):
     Attributes:
       soft: barycentric projection w^, [n], in the type of w.
       entropy: mean over weights of H_i, nats; differentiable.
-      certain: share of weights with max_j p_ij > 0.99.
+      certain_share: share of weights with max_j p_ij > 0.99.
       mass: m_j, [k]: the mass that each level received; no gradient.
       solution: what the solver found, with the marginal error of `mass`; carries no gradient.
     """
 
     soft: Float[Array, " n"]
     entropy: Scalar
-    certain: Scalar
+    certain_share: Scalar
     mass: Float[Array, " k"]
     solution: Solution
 

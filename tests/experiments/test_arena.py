@@ -39,7 +39,7 @@ CONFIG = Config(
     float_epochs=2,
     soft_epochs=2,
     hard_epochs=1,
-    epsilon_end=0.05,
+    temperature_end=0.05,
 )
 
 
@@ -50,7 +50,7 @@ def task():
 
 def test_a_team_trains_its_members_as_if_each_were_alone(task):
     """Together under one vmap, one by one, and in a team of one: the same accuracies and nearly the same numbers."""
-    numbers = [{"learning_rate": 0.1}, {"learning_rate": 0.03, "epsilon_end": 0.1}]
+    numbers = [{"learning_rate": 0.1}, {"learning_rate": 0.03, "temperature_end": 0.1}]
     config = dataclasses.replace(CONFIG, optimizer="sgd")  # Adam takes whole steps where the gradient is rounding
     members = [Member(seed, task.params, task.model_state, n) for seed, n in enumerate(numbers)]
     teams = [Team(task, config, members, together=True), Team(task, config, members[1:], together=False)]

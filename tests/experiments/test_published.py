@@ -279,8 +279,8 @@ def row(accuracy, weights, statistics="own", bits=2, **key):
 @pytest.mark.fast
 def test_the_summary_shows_the_recipe_of_most_seeds():
     steps = {"soft_epochs": 3, "hard_epochs": 1, "learning_rate": 0.01}
-    recipe = {**steps, "prior": None, "epsilon_start": 0.1, "epsilon_end": 0.01}
-    tried = {"groups": "tensor", "recipe": {**recipe, "epsilon_start": 0.2}}
+    recipe = {**steps, "prior": None, "temperature_start": 0.1, "temperature_end": 0.01}
+    tried = {"groups": "tensor", "recipe": {**recipe, "temperature_start": 0.2}}
     chosen = {"groups": "tensor", "recipe": recipe}
     rows = [
         row(0.9, "float", bits=32),

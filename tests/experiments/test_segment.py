@@ -71,7 +71,7 @@ def config(folder):
         float_epochs=2,
         soft_epochs=2,
         hard_epochs=1,
-        epsilon_end=1e-3,
+        temperature_end=1e-3,
     )
 
 

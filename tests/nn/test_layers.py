@@ -38,7 +38,7 @@ class Net(nnx.Module):
 
 def soft_kernel(layer):
     params, state = layer._values()
-    return layer.quantizer.apply(layer.kernel[...], params, state, layer.epsilon[...])[0]
+    return layer.quantizer.apply(layer.kernel[...], params, state, layer.temperature[...])[0]
 
 
 def test_dense_is_linear_on_soft_weights(rng):
@@ -133,7 +133,7 @@ def test_vmap_over_epsilon(rng):
 
     def forward(epsilon):
         layer = nnx.merge(graphdef, state, copy=True)
-        layer.epsilon.set_value(epsilon)
+        layer.temperature.set_value(epsilon)
         return layer(x)
 
     out = jax.vmap(forward)(jnp.asarray([0.01, 0.1, 1.0], jnp.float32))

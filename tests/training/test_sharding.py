@@ -48,7 +48,7 @@ def trainer(plan):
         plan=plan,
         loss_fn=loss_fn,
         optimizer=optimizers(optax.adam(1e-3), optax.adam(1e-4)),
-        epsilon=geometric_decay(0.3, 0.01, STEPS),
+        temperature=geometric_decay(0.3, 0.01, STEPS),
         entropy_weight=optax.constant_schedule(0.1),
     )
 

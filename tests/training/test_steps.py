@@ -31,7 +31,7 @@ def setup(rng):
         plan=plan,
         loss_fn=loss_fn,
         optimizer=training.optimizers(optax.sgd(0.1, momentum=0.9), optax.sgd(0.01)),
-        epsilon=training.geometric_decay(0.3, 0.01, 40),
+        temperature=training.geometric_decay(0.3, 0.01, 40),
         entropy_weight=optax.constant_schedule(0.01),
     )
     state = trainer.init(params, quant, quant_state, {"mean": jnp.zeros(16, jnp.float32)}, jax.random.key(0))
@@ -50,7 +50,7 @@ def test_soft_then_hard(setup):
         losses.append(float(metrics.task))
     assert losses[-1] < 0.7 * losses[0]
     assert 0 <= float(metrics.flips) <= 1 and float(metrics.marginal_error) < 0.05 and float(metrics.entropy) < 1
-    np.testing.assert_allclose(metrics.epsilon, 0.01, rtol=1e-4)
+    np.testing.assert_allclose(metrics.temperature, 0.01, rtol=1e-4)
 
     state = jax.jit(trainer.settle)(state)
     frozen, weights, levels = state.codes["a/kernel"], state.params["a"]["kernel"], state.quant["a/kernel"]["levels"]

@@ -44,8 +44,8 @@ class APoT(StraightThrough):
       granularity: which weights share alpha.
     """
 
-    def __post_init__(self):
-        super().__post_init__()
+    def __post_init__(self, bits: int | None) -> None:
+        super().__post_init__(bits)
         additive_powers_of_two(self.k)
 
     @property

@@ -19,7 +19,7 @@ class DKM(GroupedQuantizer):
 
         A = softmax_j(-|w_i - c_j| / t),   c_j <- sum_i A_ij w_i / sum_i A_ij   (`iterations` times),   w^ = A c
 
-    The temperature is t = sqrt(epsilon var(w)). The n x k attention of each iteration is kept for the backward pass, as
+    The temperature is t = sqrt(temperature var(w)). The n x k attention of each iteration is kept for the backward pass, as
     in the published method. Source: Cho et al., ICLR 2022, arXiv 2108.12659.
 
     Attributes:
@@ -38,12 +38,12 @@ class DKM(GroupedQuantizer):
         return jnp.sort(state["levels"], axis=-1)
 
     def apply_groups(
-        self, groups: Array, params: Params, state: State, epsilon: Any
+        self, groups: Array, params: Params, state: State, temperature: Any
     ) -> tuple[Array, State, Diagnostics]:
         """Attention-weighted centroids; the new state holds the centroids."""
 
         def one_group(w, c):
-            t = jnp.sqrt(epsilon * jnp.maximum(jax.lax.stop_gradient(w.var()), 1e-12))
+            t = jnp.sqrt(temperature * jnp.maximum(jax.lax.stop_gradient(w.var()), 1e-12))
             for _ in range(self.iterations):
                 attention = jax.nn.softmax(-jnp.abs(w[:, None] - c[None, :]) / t, axis=1)
                 mass = attention.sum(axis=0)
@@ -55,7 +55,7 @@ class DKM(GroupedQuantizer):
         soft, levels, certain = jax.vmap(one_group)(w, state["levels"])
         state = {"levels": levels}
         info = hard_diagnostics(self.group_codes(jax.lax.stop_gradient(w), params, state), self.k)
-        return soft.astype(groups.dtype), state, info._replace(certain=certain)
+        return soft.astype(groups.dtype), state, info._replace(certain_share=certain)
 
     def group_codes(self, groups: Float[Array, "g n"], params: Params, state: State) -> UInt8[Array, "g n"]:
         return nearest_codes(groups, self.levels(params, state))

@@ -16,9 +16,9 @@ class HardForward(MEC):
     """An ablation of the method: forward through the most probable levels, backward through the soft assignment."""
 
     def apply_groups(
-        self, groups: Array, params: Params, state: State, epsilon: Any
+        self, groups: Array, params: Params, state: State, temperature: Any
     ) -> tuple[Array, State, Diagnostics]:
-        soft, state, info = super().apply_groups(groups, params, state, epsilon)
+        soft, state, info = super().apply_groups(groups, params, state, temperature)
         codes = self.group_codes(groups, params, state)
         hard = jnp.take_along_axis(self.levels(params, state), codes.astype(jnp.int32), axis=1)
         return straight_through(hard.astype(groups.dtype), soft), state, info

@@ -52,9 +52,9 @@ def least_squares_binary(w: Float[Array, " n"], a: Float[Array, " bits"], sweeps
 class PARQ(GroupedQuantizer):
     """Piecewise-affine regularisation: w^ = prox(w), and the gradient of the loss at w^ moves w.
 
-        prox(w) = clip(m + (w - m) / epsilon, q_j, q_{j+1})  between levels j and j + 1,  m their middle
+        prox(w) = clip(m + (w - m) / temperature, q_j, q_{j+1})  between levels j and j + 1,  m their middle
 
-    epsilon is the inverse slope: 1 is the identity between the outer levels, 0 rounds to the nearest (the authors let
+    temperature is the inverse slope: 1 is the identity between the outer levels, 0 rounds to the nearest (the authors let
     it fall by a sigmoid to 0). Levels are least-squares binary ones, which follow the weights by one sweep a step.
     Source: Jin et al., ICML 2025, arXiv 2503.15748.
 
@@ -63,8 +63,8 @@ class PARQ(GroupedQuantizer):
       granularity: which weights share levels.
     """
 
-    def __post_init__(self):
-        super().__post_init__()
+    def __post_init__(self, bits: int | None) -> None:
+        super().__post_init__(bits)
         if self.k & (self.k - 1):
             raise ValueError(f"k = {self.k}: least-squares binary levels are a power of two in number")
 
@@ -82,12 +82,12 @@ class PARQ(GroupedQuantizer):
         return state["levels"]
 
     def apply_groups(
-        self, groups: Array, params: Params, state: State, epsilon: Any
+        self, groups: Array, params: Params, state: State, temperature: Any
     ) -> tuple[Array, State, Diagnostics]:
-        """prox of every weight, with the derivative of the identity; `epsilon` is the inverse slope, at most 1."""
+        """prox of every weight, with the derivative of the identity; `temperature` is the inverse slope, at most 1."""
         w = groups.astype(jnp.float32)
         state = self._follow(w, state["scales"], sweeps=1)
-        inverse = jnp.clip(jnp.asarray(epsilon, jnp.float32), 1e-6, 1.0)
+        inverse = jnp.clip(jnp.asarray(temperature, jnp.float32), 1e-6, 1.0)
 
         def prox(w, q):
             middle, half = ((q[1:] + q[:-1]) / 2)[:, None], (jnp.diff(q) / 2)[:, None]

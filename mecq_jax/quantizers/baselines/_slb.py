@@ -15,7 +15,7 @@ from mecq_jax.quantizers._straight_through import hard_diagnostics
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SLB(GroupedQuantizer):
-    """Searching for low-bit weights: k logits a weight, w^_i = sum_j softmax_j(a_ij / epsilon) q_j, levels fixed.
+    """Searching for low-bit weights: k logits a weight, w^_i = sum_j softmax_j(a_ij / temperature) q_j, levels fixed.
 
     Keeps n x k parameters, as published; the float weights set their start, a_ij = -(w_i - q_j)^2 / var(w), and are not
     used again. The paper's second batch norm for the hard state is left out.
@@ -39,14 +39,14 @@ class SLB(GroupedQuantizer):
         return state["levels"]
 
     def apply_groups(
-        self, groups: Array, params: Params, state: State, epsilon: Any
+        self, groups: Array, params: Params, state: State, temperature: Any
     ) -> tuple[Array, State, Diagnostics]:
-        """Expected levels; `epsilon` is the temperature. The gradient of the weights themselves is 0."""
-        p = jax.nn.softmax(params["logits"].astype(jnp.float32) / epsilon, axis=-1)
+        """Expected levels; `temperature` is the softmax's. The gradient of the weights themselves is 0."""
+        p = jax.nn.softmax(params["logits"].astype(jnp.float32) / temperature, axis=-1)
         soft = jnp.sum(p * state["levels"][:, None, :], axis=-1)
         codes = self.group_codes(groups, params, state)
         certain = jnp.mean((jax.lax.stop_gradient(p).max(axis=-1) > 0.99).astype(jnp.float32), axis=1)
-        return soft.astype(groups.dtype), state, hard_diagnostics(codes, self.k)._replace(certain=certain)
+        return soft.astype(groups.dtype), state, hard_diagnostics(codes, self.k)._replace(certain_share=certain)
 
     def group_codes(self, groups: Array, params: Params, state: State) -> UInt8[Array, "g n"]:
         return params["logits"].argmax(axis=-1).astype(jnp.uint8)
