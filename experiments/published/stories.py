@@ -69,7 +69,7 @@ class Budget:
 
 def untrained(k: int) -> dict[str, Callable[[Any], Quantized]]:
     """The ways to k levels of the kernels of given parameters without training, by their names in the table."""
-    solved = partial(transport_weights, epsilon=EPSILON)
+    solved = partial(transport_weights, temperature=EPSILON)
     options: dict[str, Any] = {"k": k, "granularity": PerChannel()}
     return {
         "round": partial(round_to_nearest, rules=[Rule(KERNELS, STE(**options))]),

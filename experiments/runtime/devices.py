@@ -49,7 +49,7 @@ class Devices:
     """
 
     mesh: Mesh | None = None
-    fully_sharded_: bool = False
+    fully_sharded: bool = False
     least: int = LEAST
     tensor_parallel: Sequence[Split] = ()
 

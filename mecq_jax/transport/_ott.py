@@ -38,7 +38,7 @@ class Ott:
         p = problem
         geometry = pointcloud.PointCloud(p.w[:, None], p.q[:, None], epsilon=p.epsilon)
         linear = linear_problem.LinearProblem(geometry, b=p.b, tau_b=p.balance)
-        momentum = None if self.momentum is None else acceleration.Momentum(start=self.momentum)
+        momentum = None if self.momentum is None else acceleration.Momentum(start=self.momentum)  # type: ignore[call-arg]
         solver = sinkhorn.Sinkhorn(threshold=self.tolerance, max_iterations=self.max_iterations, momentum=momentum)
         # ott-jax relies on implicit promotion; a caller's strict settings are for the caller's code.
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):

@@ -54,10 +54,11 @@ class Sinkhorn:
             return *sinkhorn_step(p.w, p.q, g, p.epsilon, p.b, p.balance), iterations + 1
 
         def unfinished(state: State) -> Bool[Array, ""]:
-            return (state[1] > self.tolerance) & (state[2] < self.max_iterations)
+            return (state[1] > tolerance) & (state[2] < self.max_iterations)
 
         state = (g, jnp.full((), jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
-        if self.tolerance is None:
+        tolerance = self.tolerance
+        if tolerance is None:
             # A scan, which can be differentiated: the unrolled gradient.
             state = jax.lax.scan(lambda s, _: (step(s), None), state, None, length=self.max_iterations)[0]
         else:

@@ -19,8 +19,8 @@ class DKM(GroupedQuantizer):
 
         A = softmax_j(-|w_i - c_j| / t),   c_j <- sum_i A_ij w_i / sum_i A_ij   (`iterations` times),   w^ = A c
 
-    The temperature is t = sqrt(temperature var(w)). The n x k attention of each iteration is kept for the backward pass, as
-    in the published method. Source: Cho et al., ICLR 2022, arXiv 2108.12659.
+    The temperature is t = sqrt(temperature var(w)). The n x k attention of each iteration is kept for the backward pass,
+    as in the published method. Source: Cho et al., ICLR 2022, arXiv 2108.12659.
 
     Attributes:
       k: number of centroids.

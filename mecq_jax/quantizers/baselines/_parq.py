@@ -54,8 +54,8 @@ class PARQ(GroupedQuantizer):
 
         prox(w) = clip(m + (w - m) / temperature, q_j, q_{j+1})  between levels j and j + 1,  m their middle
 
-    temperature is the inverse slope: 1 is the identity between the outer levels, 0 rounds to the nearest (the authors let
-    it fall by a sigmoid to 0). Levels are least-squares binary ones, which follow the weights by one sweep a step.
+    The temperature is the inverse slope: 1 is the identity between the outer levels, 0 rounds to the nearest (the authors
+    let it fall by a sigmoid to 0). Levels are least-squares binary ones, which follow the weights by one sweep a step.
     Source: Jin et al., ICML 2025, arXiv 2503.15748.
 
     Attributes:
