@@ -30,7 +30,7 @@ from mecq_jax import semidual, transport
 from mecq_jax.artifact import write_whole
 from mecq_jax.rules import flatten
 
-CONFIG = Path(__file__).parent / "configs" / "digits_cnn_w2.py"
+CONFIG = Path(__file__).parent / "configs" / "digits_cnn.py"
 LAYER = "convs/2/kernel"
 
 

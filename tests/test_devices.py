@@ -24,7 +24,7 @@ from mecq_jax import quantize_tree, reader
 from mecq_jax.rules import flatten
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-CONFIG = "experiments/configs/digits_cnn_w2.py"
+CONFIG = "experiments/configs/digits_cnn.py"
 SMALL = ["--model=norm_mlp", "--width=64", "--train_size=400", "--batch=40", "--float_epochs=1", "--soft_epochs=1",
          "--hard_epochs=1"]  # fmt: skip
 SPLIT = ["--fully_sharded", "--least=1024"]

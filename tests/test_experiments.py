@@ -29,7 +29,7 @@ def test_every_config_loads_and_builds_its_quantizer():
      ("--clip=0", "above 0"), ("--size=32", "not of type"), ("--task=sort", "not one of")],
 )  # fmt: skip
 def test_bad_fields_are_refused_before_training(argument, message, capsys):
-    assert train.main(["--config", "experiments/configs/digits_cnn_w2.py", argument]) == 2
+    assert train.main(["--config", "experiments/configs/digits_cnn.py", argument]) == 2
     assert message in capsys.readouterr().err
 
 

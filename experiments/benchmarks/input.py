@@ -3,7 +3,7 @@
 python -m experiments.benchmarks.input [--tiny --out DIR]   some 2 minutes on two cores; goes on where it stopped
 
 Photographs of ImageNet's mean size, 500 x 375, are generated (smooth colours and noise, JPEG of some 100 KB each), held
-in memory as files are in the page cache, decoded and cut as configs/imagenet_resnet18_w2.py trains on them. The step is
+in memory as files are in the page cache, decoded and cut as configs/imagenet_resnet18.py trains on them. The step is
 the soft one of that config; on a CPU with a batch of 8.
 """
 
@@ -28,7 +28,8 @@ from experiments.rows import Row
 from experiments.stream import THREADS, Example, Stream
 from mecq_jax import quantize_tree
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imagenet_resnet18_w2.py"
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imagenet_resnet18.py"
+NAME = "imagenet_resnet18_w2"  # of the run at 2 bits, in the rows
 SIZE = (375, 500)
 
 
@@ -94,7 +95,7 @@ def rates(tiny: bool) -> list[Row]:
     found = {workers: stream_rate(reading, size, workers, batches) for workers in (0, 1, 2)}
     step = step_rate(config, 1 if tiny else 3)
     return [
-        {"key": f"{CONFIG.stem} workers {workers}", "config": CONFIG.stem, "workers": workers, "threads": THREADS,
+        {"key": f"{NAME} workers {workers}", "config": NAME, "workers": workers, "threads": THREADS,
          "cores": os.cpu_count(), "kilobytes": kilobytes, "batch": reading.batch, "step_batch": config.batch,
          "input": rate, "first": first, "step": step, "ratio": rate / step}
         for workers, (rate, first) in found.items()
@@ -113,7 +114,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
-    return {f"{CONFIG.stem} workers 0": partial(rates, tiny)}
+    return {f"{NAME} workers 0": partial(rates, tiny)}
 
 
 main = partial(measure.run, "input", __doc__, COLUMNS, pieces)

@@ -47,7 +47,7 @@ from experiments.studies.common import Table, percent, significant
 from mecq_jax import Newton, Sinkhorn, assignment, codebook, semidual, starts, transport
 
 SOLVERS = ("sinkhorn zero", "sinkhorn cold", "sinkhorn warm", "newton cold", "newton warm")
-DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn_w2.py"
+DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn.py"
 METRICS = {
     "marginal": "marginal error k max|b - m|",
     "soft": "RMS error of the soft weights over std(w), %",

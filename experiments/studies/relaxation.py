@@ -38,7 +38,7 @@ from experiments.studies import common
 from experiments.studies.common import Table, significant
 from mecq_jax import assignment, codebook, reader
 
-DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn_w2.py"
+DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn.py"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,0 @@
-# CIFAR-10, ResNet-20, 2 bits per tensor, first and last layer float. For an accelerator: not yet run to the end.
-# python -m experiments.train --config experiments/configs/cifar10_resnet20_w2.py
-from experiments.config import Config
-
-config = Config(dataset="cifar10", model="resnet20", width=16, k=4, augment="crop_flip", pad=4, batch=128,
-                optimizer="sgd", float_epochs=200, float_learning_rate=0.1, soft_epochs=150, hard_epochs=50,
-                learning_rate=0.05, levels_rate=0.01, weight_decay=1e-4, epsilon_start=0.3,
-                epsilon_end=1e-3, entropy_weight=0.0)
