@@ -31,10 +31,10 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Campaign:
-    """Names of config files: of the float networks, and of what is trained from them; with which of METHODS."""
+    """A file of experiments/configs: its float network, and what is trained from it; with which of METHODS."""
 
-    floating: str
-    quantized: tuple[str, ...]
+    network: str
+    bits: tuple[int, ...] = (2, 3, 4)
     methods: tuple[str, ...] = ("mec", "mec_lloyd_max", "lsq")
 
 
@@ -48,22 +48,14 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 CAMPAIGNS = {
-    "camvid": Campaign(floating="camvid_unet_float", quantized=("camvid_unet_w2", "camvid_unet_w3")),
-    "text8": Campaign(floating="text8_llama_float", quantized=("text8_llama_w2", "text8_llama_w3")),
+    "camvid": Campaign(network="camvid_unet", bits=(2, 3)),
+    "text8": Campaign(network="text8_llama", bits=(2, 3)),
     # For an accelerator.
-    "camvid_segformer": Campaign(
-        floating="camvid_segformer_float",
-        quantized=("camvid_segformer_w2", "camvid_segformer_w3", "camvid_segformer_w4"),
-    ),
-    "camvid_deeplab": Campaign(
-        floating="camvid_deeplab18_float",
-        quantized=("camvid_deeplab18_w2", "camvid_deeplab18_w3", "camvid_deeplab18_w4"),
-    ),
-    "text8_large": Campaign(
-        floating="text8_llama_large_float", quantized=("text8_llama_large_w2", "text8_llama_large_w3")
-    ),
+    "camvid_segformer": Campaign(network="camvid_segformer"),
+    "camvid_deeplab": Campaign(network="camvid_deeplab18"),
+    "text8_large": Campaign(network="text8_llama_large", bits=(2, 3)),
     **{
-        name: Campaign(floating=f"{name}_float", quantized=tuple(f"{name}_w{bits}" for bits in (2, 3, 4)))
+        name: Campaign(network=name)
         for name in (
             "cifar100_resnet20",
             "imagenet_resnet18",
@@ -80,19 +72,17 @@ CAMPAIGNS = {
 def plan(campaign: Campaign, seeds: int, root: Path, overrides: Sequence[str] = ()) -> Iterator[tuple[Path, Config]]:
     """(folder, config) of every run, in an order in which each finds the float network that it starts from."""
 
-    def named(name: str, seed: int, method: str = "") -> Path:
-        return root / "_".join([name, *[method] * bool(method), *[str(seed)] * bool(seed)])
-
-    def of_seed(name: str, **fields) -> Config:
-        return dataclasses.replace(configs.override(configs.load(CONFIGS / f"{name}.py"), overrides), **fields)
+    def of(variant: str, method: str, **fields) -> tuple[Path, Config]:
+        name, config = configs.named(CONFIGS / f"{campaign.network}.py:{variant}")
+        name = "_".join([name, *[method] * (method != "mec"), *[str(fields["seed"])] * bool(fields["seed"])])
+        return root / name, dataclasses.replace(configs.override(config, overrides), **METHODS[method], **fields)
 
     for seed in range(seeds):
-        start = named(campaign.floating, seed)
-        yield start, of_seed(campaign.floating, seed=seed)
-        common = {"seed": seed, "float_run": str(start)}
-        runs = [(name, method) for name in campaign.quantized for method in campaign.methods]
-        for name, method in [*runs, (campaign.quantized[0], "float")]:
-            yield named(name, seed, "" if method == "mec" else method), of_seed(name, **METHODS[method], **common)
+        start, config = of("method=float", "mec", seed=seed)
+        yield start, config
+        runs = [(bits, method) for bits in campaign.bits for method in campaign.methods]
+        for bits, method in [*runs, (campaign.bits[0], "float")]:
+            yield of(f"bits={bits}", method, seed=seed, float_run=str(start))
 
 
 def run(

@@ -1,11 +1,11 @@
-"""A run's configuration: one frozen data class, one Python file a run, any field from the command line."""
+"""A run's configuration: one frozen data class, one Python file a recipe, any field from the command line."""
 
 import ast
 import dataclasses
 import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from mecq_jax import quantizers
 from mecq_jax.granularity import PerBlock, PerChannel, PerTensor
@@ -164,19 +164,67 @@ class Config:
         return quantizers.get_quantizer(self.method, **options)
 
 
+class Variants:
+    """What a file of experiments/configs/ trains: a float network, and with `fields` changed one at few bits.
+
+    After the file's name, `:method=float` takes the float network alone; `:bits=2` the one at 2 bits, which is what a
+    file without variant is; `:bits=3,method=lsq` that by another method, of which 'float' is the float network trained
+    on under the recipe of few bits.
+    """
+
+    ALLOWED: ClassVar = {"bits": ("1", "2", "3", "4"), "method": METHODS}
+
+    def __init__(self, start: Config, **fields: Any):
+        self.start, self.fields = dataclasses.replace(start, soft_epochs=0, hard_epochs=0), fields
+
+    def of(self, variant: str) -> tuple[str, Config]:
+        """(name, config) of 'key=value,...' or of nothing."""
+        chosen: dict[str, str] = {}
+        for part in filter(None, variant.split(",")):
+            key, _, value = part.partition("=")
+            if key not in self.ALLOWED or key in chosen:
+                raise ValueError(
+                    f"variant {part!r}: write bits=N, method=NAME or both; any field of a config is "
+                    "changed by an argument of its own, --field=value"
+                )
+            if value not in self.ALLOWED[key]:
+                raise ValueError(f"variant {part!r}: {key} must be one of {', '.join(self.ALLOWED[key])}")
+            chosen[key] = value
+        if chosen == {"method": "float"}:
+            return "float", self.start
+        bits, method = chosen.get("bits", "2"), chosen.get("method", "mec")
+        name = f"w{bits}" if method == "mec" else f"w{bits}_{method}"
+        return name, dataclasses.replace(self.start, **self.fields, k=2 ** int(bits), method=method)
+
+
 def load(path: str | Path) -> Config:
-    """The `config` that a config file defines."""
-    return load_object(path, "config", Config)
+    """The config of a file, or of one of its variants: 'FILE.py:key=value,...' (see `Variants`)."""
+    return named(path)[1]
 
 
-def load_object(path: str | Path, name: str, kind: type[T]) -> T:
-    """The object `name`, of class `kind`, that a file of experiments/configs/ defines."""
+def named(path: str | Path) -> tuple[str, Config]:
+    """(a run's name, its config): NAME of NAME.py where that has no variants, NAME_float, NAME_w2, NAME_w2_lsq, ..."""
+    start, colon, variant = str(path).partition(".py:")
+    file = Path(start + ".py") if colon else Path(path)
+    found = load_object(file, "config", Config, Variants)
+    if isinstance(found, Variants):
+        name, config = found.of(variant)
+        return f"{file.stem}_{name}", config
+    assert isinstance(found, Config)
+    if colon:
+        raise ValueError(f"variant {variant!r}: {file} has none; a field is changed by --field=value")
+    return file.stem, found
+
+
+def load_object(path: str | Path, name: str, *kinds: type[T]) -> T:
+    """The object `name`, of one of the classes `kinds`, that a file of experiments/configs/ defines."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {name} file {path}; the ones that come along are in experiments/configs/")
     found = runpy.run_path(str(path)).get(name)
-    if not isinstance(found, kind):
-        raise ValueError(f"{path} must define {name} = {kind.__name__}(...), it defines {found!r}")
+    if not isinstance(found, kinds):
+        classes = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
+        raise ValueError(f"{path} must define {name} = {classes}, it defines {found!r}")
     return found
 
 

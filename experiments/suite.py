@@ -44,7 +44,7 @@ def dataset_of(name: str) -> str:
     """What a campaign trains on; nothing for an arena, whose data sets are tensorflow-datasets'."""
     if name in ARENAS:
         return ""
-    return configs.load(campaign.CONFIGS / f"{campaign.CAMPAIGNS[name].floating}.py").dataset
+    return configs.load(campaign.CONFIGS / f"{campaign.CAMPAIGNS[name].network}.py").dataset
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:

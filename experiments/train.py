@@ -1,6 +1,6 @@
-"""Train one config:  python -m experiments.train --config experiments/configs/digits_cnn_w2.py [--field=value ...]
+"""Train one config:  python -m experiments.train --config experiments/configs/digits_cnn.py:bits=2 [--field=value ...]
 
---folder PATH        the run's folder (default runs/<config name>)
+--folder PATH        the run's folder (default runs/NAME_w2 of NAME.py:bits=2, runs/NAME_float of NAME.py:method=float)
 --resume             go on from the folder's last checkpoint (or begin, where there is none), on any devices
 
 On more than one device; the run is the same up to the order of sums:
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, help="a file in experiments/configs/")
+    parser.add_argument("--config", required=True, help="a file in experiments/configs/, with :bits=N,method=NAME")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--devices", type=int)
@@ -116,11 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = _parser().parse_known_args(given)
     _quiet_orbax()
     try:
-        config = configs.override(configs.load(options.config), overrides)
+        name, config = configs.named(options.config)
+        config = configs.override(config, overrides)
         _check(options)
         if options.processes and not options.distributed:
             return devices.in_processes(options.processes, ["-m", "experiments.train", *given])
-        _train(config, options.folder or Path("runs") / Path(options.config).stem, options)
+        _train(config, options.folder or Path("runs") / name, options)
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_STATUS

@@ -45,7 +45,7 @@ from mecq_jax import export, inference, storage
 from mecq_jax.storage import QuantizedTensor, write_atomically
 
 HERE = Path(__file__).resolve().parent
-CONFIG, PAGE, RESULTS = HERE / "configs" / "digits_cnn_w2.py", HERE / "page.html", HERE / "results" / "web"
+CONFIG, PAGE, RESULTS = HERE / "configs" / "digits_cnn.py", HERE / "page.html", HERE / "results" / "web"
 ROOT = Path("runs/web")
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")  # of its dist/: the one with the CPU alone

@@ -34,7 +34,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 class Config:
     """`network`: a file of experiments/configs, with `overrides`; the bits to try; `ranges`: images that set ranges."""
 
-    network: str = "digits_cnn_w2"
+    network: str = "digits_cnn"
     seeds: int = 3
     level_bits: tuple[int, ...] = (8, 6, 4, 3)
     activation_bits: tuple[int, ...] = (8, 6, 4, 3)

@@ -48,7 +48,7 @@ from mecq_jax import quantizers, transport
 from mecq_jax.transport import Newton, Sinkhorn, readout, sorted_sample
 
 SOLVERS = ("sinkhorn zero", "sinkhorn cold", "sinkhorn warm", "newton cold", "newton warm")
-DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn_w2.py"
+DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn.py"
 METRICS = {
     "marginal": "marginal error k max|b - m|",
     "soft": "RMS error of the soft weights over std(w), %",

@@ -39,7 +39,7 @@ from experiments.studies.common import Table, significant
 from experiments.training import run as runs
 from mecq_jax import quantizers, transport
 
-DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn_w2.py"
+DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn.py"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -31,19 +31,16 @@ arena = Arena(config=Config(model="norm_mlp", compute="bfloat16", width=8, batch
               learning_rates=(2e-3,), methods=("lsq",), seeds=1)
 """
 ABSENT = """
-import dataclasses
-config = dataclasses.replace(config, task="segment", dataset="camvid", size=(24, 32), augment="none", pad=0)
+from experiments.config import Config, Variants
+config = Variants(Config(task="segment", dataset="camvid", size=(24, 32)), soft_epochs=1)
 """
 
 
 @pytest.fixture
 def digits(monkeypatch, tmp_path):
     """A campaign on digits, with results of its own."""
-    text = (campaign.CONFIGS / "digits_cnn_w2.py").read_text()
-    for name in ("digits_cnn_float", "digits_cnn_w2"):
-        (tmp_path / f"{name}.py").write_text(text)
-    chosen = Campaign(floating="digits_cnn_float", quantized=("digits_cnn_w2",), methods=METHODS)
-    monkeypatch.setitem(campaign.CAMPAIGNS, "digits", chosen)
+    shutil.copy(campaign.CONFIGS / "digits_cnn.py", tmp_path)
+    monkeypatch.setitem(campaign.CAMPAIGNS, "digits", Campaign(network="digits_cnn", bits=(2,), methods=METHODS))
     monkeypatch.setattr(campaign, "CONFIGS", tmp_path)
     return tmp_path
 
@@ -60,7 +57,7 @@ def test_every_run_comes_after_the_float_network_that_it_starts_from(name, tmp_p
             assert all(getattr(start, field) == getattr(config, field) for field in same)
             assert start.soft_epochs == start.hard_epochs == 0 and config.soft_epochs > 0
         seen[folder] = config
-    assert len(seen) == 3 * (2 + len(chosen.quantized) * len(chosen.methods))
+    assert len(seen) == 3 * (2 + len(chosen.bits) * len(chosen.methods))
 
 
 def test_a_campaign_pauses_and_goes_on_to_its_table(digits, capsys):
@@ -130,8 +127,8 @@ def test_an_unknown_campaign_is_refused(capsys):
 def test_the_suite_pauses_goes_on_and_says_what_cannot_run(digits, monkeypatch, capsys):
     (digits / "arena").mkdir()
     (digits / "arena" / "tiny.py").write_text(TINY_ARENA)
-    (digits / "absent.py").write_text((digits / "digits_cnn_float.py").read_text() + ABSENT)
-    monkeypatch.setitem(campaign.CAMPAIGNS, "absent", Campaign(floating="absent", quantized=("absent",)))
+    (digits / "absent.py").write_text(ABSENT)
+    monkeypatch.setitem(campaign.CAMPAIGNS, "absent", Campaign(network="absent", bits=(2,)))
     monkeypatch.setattr(suite, "ARENAS", ("arena/tiny",))
     monkeypatch.setattr(suite, "NAMES", ("arena/tiny", "absent", "digits"))
     places = ["--runs", str(digits / "runs"), "--results", str(digits / "results"), "--data", f"camvid={digits}"]
