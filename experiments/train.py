@@ -29,10 +29,9 @@ import jax
 
 from experiments import config as configs
 from experiments.config import Config
-from experiments.runtime import devices
+from experiments.runtime import console, devices
 from experiments.runtime.divergence import Diverged
-from experiments.runtime.interruption import EXIT_STATUS, Preempted, stop_on_sigterm
-from experiments.runtime.progress import bar
+from experiments.runtime.interruption import EXIT_STATUS, Interrupted, stop_on_sigterm
 from experiments.tasks import registry as tasks
 from experiments.training import run as runs
 
@@ -45,12 +44,7 @@ def _quiet_orbax() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.train",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = console.parser("train", __doc__)
     parser.add_argument("--config", required=True, help="a file in experiments/configs/, with :bits=N,method=NAME")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--resume", action="store_true")
@@ -90,7 +84,7 @@ def _told(batch: int) -> Iterator[dict]:
     with contextlib.ExitStack() as stack:
         told: dict = {}
         if devices.writes():
-            told["progress"] = stack.enter_context(bar(batch=batch))
+            told["progress"] = stack.enter_context(console.bar(batch=batch))
         if jax.process_count() == 1:
             told["stop"] = stack.enter_context(stop_on_sigterm())
         yield told
@@ -122,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.processes and not options.distributed:
             return devices.in_processes(options.processes, ["-m", "experiments.train", *given])
         _train(config, options.folder or Path("runs") / name, options)
-    except Preempted as stopped:
+    except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_STATUS
     except (ValueError, OSError, Diverged) as error:

@@ -1,6 +1,6 @@
 """Whether the input keeps up: images/s of a Stream alone beside those of the training step that it feeds.
 
-python -m experiments.benchmarks.input [--tiny --out DIR]   some 2 minutes on two cores; goes on where it stopped
+python -m experiments.benchmarks input [--tiny --out DIR]   some 2 minutes on two cores; goes on where it stopped
 
 Photographs of ImageNet's mean size, 500 x 375, are generated (smooth colours and noise, JPEG of some 100 KB each), held
 in memory as files are in the page cache, decoded and cut as configs/imagenet_resnet18.py trains on them. The step is
@@ -11,7 +11,6 @@ import dataclasses
 import io
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from experiments.benchmarks import measure
 from experiments.config import Config, load
 from experiments.data.decode import Size
 from experiments.data.stream import THREADS, Example, Stream
-from experiments.reporting.rows import Row
+from experiments.reporting.measured import Pieces
+from experiments.reporting.rows import Columns, Row
 from experiments.tasks import streamed_classification as imagenet
 from experiments.training.recipe import quantized_trainer
 from mecq_jax.params import quantize_tree
@@ -113,7 +113,7 @@ def rates(tiny: bool) -> list[Row]:
     ]
 
 
-COLUMNS: dict[str, Callable[[Row], str]] = {
+COLUMNS: Columns = {
     "config": lambda r: r["config"],
     "read by": lambda r: f"processes: {r['workers']}" if r["workers"] else f"threads: {r['threads']}",
     "KB an image": lambda r: f"{r['kilobytes']:.0f}",
@@ -124,11 +124,5 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
+def pieces(tiny: bool) -> Pieces:
     return {f"{NAME} workers 0": partial(rates, tiny)}
-
-
-main = partial(measure.run, "input", __doc__, COLUMNS, pieces)
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ from experiments.config import Config, Variants
 
 config = Variants(
     Config(
-        task="segment",
+        task="segmentation",
         dataset="ade20k",
         size=(512, 512),
         model="resnet50_deeplab",

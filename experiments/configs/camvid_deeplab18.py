@@ -13,7 +13,7 @@ from experiments.config import Config, Variants
 
 config = Variants(
     Config(
-        task="segment",
+        task="segmentation",
         dataset="camvid",
         size=(360, 480),
         augment="scale_crop_flip",

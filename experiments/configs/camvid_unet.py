@@ -17,7 +17,7 @@ from experiments.config import Config, Variants
 
 config = Variants(
     Config(
-        task="segment",
+        task="segmentation",
         dataset="camvid",
         size=(180, 240),
         augment="scale_crop_flip",

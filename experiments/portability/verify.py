@@ -1,16 +1,19 @@
-"""Reload a run's packed model in a fresh process and compare it with what was evaluated, number by number.
-
-python -m experiments.verify RUN_FOLDER
+"""A run's packed model, reloaded, beside what was evaluated:  python -m experiments.portability verify RUN_FOLDER ...
 
 The file is read by mecq_jax.reader (NumPy only); every weight and every test prediction must be the same.
 """
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 import mecq_reader
+from experiments.config import Config
+from experiments.reporting.migrate import renamed
+from experiments.runtime import console
+from experiments.tasks.registry import make_task
+from experiments.training.run import unflatten
 
 
 def verify(folder: Path) -> tuple[int, int]:
@@ -24,12 +27,8 @@ def verify(folder: Path) -> tuple[int, int]:
         if not np.array_equal(dense[name], expected[name]):
             raise ValueError(f"{name} differs from the evaluated weights in {folder}")
         weights += expected[name].size
-    from experiments.config import Config
-    from experiments.tasks.registry import make_task  # the model runs in JAX; the file was read without it
-    from experiments.training.run import unflatten
-
     spec = mecq_reader.read_spec(folder / "model.safetensors")
-    task = make_task(Config(**spec["extra"]["config"]))
+    task = make_task(Config(**renamed(spec["extra"]["config"])))  # whose model runs in JAX
     predictions = task.predict(*unflatten(dense, task))
     wrong = np.flatnonzero(predictions != expected["predictions"])
     if wrong.size:
@@ -37,7 +36,15 @@ def verify(folder: Path) -> tuple[int, int]:
     return weights, len(predictions)
 
 
-if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        weights, predictions = verify(Path(argument))
-        print(f"{argument}: {weights:,} weights and {predictions:,} predictions are the same after reloading")
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
+    parser = console.parser("portability verify", __doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
+    folders = parser.parse_args(arguments).folders
+
+    def work() -> None:
+        for folder in folders:
+            weights, predictions = verify(folder)
+            print(f"{folder}: {weights:,} weights and {predictions:,} predictions are the same after reloading")
+
+    return console.status(work)
