@@ -89,7 +89,7 @@ def _told(batch: int) -> Iterator[dict]:
     """Progress and requests to stop. JAX itself hears the SIGTERM of each of several processes."""
     with contextlib.ExitStack() as stack:
         told: dict = {}
-        if devices.writes():
+        if training.writes():
             told["progress"] = stack.enter_context(bar(batch=batch))
         if jax.process_count() == 1:
             told["stop"] = stack.enter_context(stop_on_sigterm())
@@ -101,7 +101,7 @@ def _train(config: Config, folder: Path, options: argparse.Namespace) -> None:
     task = tasks.make_task(config)
     with _told(config.batch) as told:
         result = runs.run(config, folder, resume=options.resume, task=task, devices=where, **told)
-    if not devices.writes():
+    if not training.writes():
         return
     print(result.report)
     scores = {"float": result.float_score, "soft": result.soft_score, "hard": result.hard_score}

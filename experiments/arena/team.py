@@ -25,7 +25,7 @@ from jaxtyping import Array
 
 from experiments.config import Config
 from experiments.data import in_memory as data
-from experiments.runtime import checkpoint
+from mecq_jax import training
 from experiments.runtime.run_folder import atomic_write_text
 from experiments.tasks.classification import Task
 from experiments.training.recipe import float_trainer, phases, quantized_trainer

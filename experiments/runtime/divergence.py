@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runtime.host_arrays import host_copy
+from mecq_jax.training import host_copy
 from mecq_jax.params import Plan, leaves_by_path
 from mecq_jax.training import TrainState
 

@@ -18,10 +18,11 @@ import jax
 import numpy as np
 
 from experiments.runtime import divergence
-from experiments.runtime.checkpoint import Found, Store
-from experiments.runtime.devices import ONE, Devices, of_first, preempted
+from mecq_jax.training import Found, Checkpoints
+from experiments.runtime.devices import ONE, Devices, preempted
+from mecq_jax.training import of_first
 from experiments.runtime.divergence import Diverged
-from experiments.runtime.host_arrays import host_copy, placed
+from mecq_jax.training import host_copy, placed
 from experiments.runtime.interruption import Preempted
 from experiments.runtime.run_folder import RunFolder, Unwritten
 from experiments.tasks.base import Batch, Task
@@ -81,7 +82,7 @@ def train(session: Session, course: Course, state: TrainState, resume: bool) -> 
       Preempted: when `session.stop` asked for it, after a checkpoint was written.
       Diverged: at a loss or a state that is not finite, where the config does not roll back.
     """
-    with Store(session.folder.root / "checkpoints" / course.name) as store:
+    with Checkpoints(session.folder.root / "checkpoints" / course.name) as store:
         loop = _Loop(session, course, session.devices.place(state, course.trainer.plan), store)
         if resume:
             loop.take_up(store.restore(loop.state))

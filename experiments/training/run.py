@@ -13,8 +13,9 @@ import numpy as np
 
 import mecq_reader
 from experiments.config import Config
-from experiments.runtime.devices import ONE, Devices, of_first, writes
-from experiments.runtime.host_arrays import host_copy
+from experiments.runtime.devices import ONE, Devices
+from mecq_jax.training import of_first, writes
+from mecq_jax.training import host_copy
 from experiments.runtime.run_folder import RunFolder, Unwritten, read_metrics
 from experiments.tasks import registry as tasks
 from experiments.tasks.base import Task

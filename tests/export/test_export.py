@@ -17,7 +17,7 @@ from mecq_jax.export import UnsupportedError, onnx_packed_bytes
 from mecq_jax.export._onnx._weights import byte_table, to_bytes
 from mecq_jax.granularity import PerBlock, PerChannel, PerTensor, group_shape
 from mecq_jax.nn import quantize
-from mecq_jax.params import Rule, harden_tree, leaves_by_path, quantize_tree, replace_leaves
+from mecq_jax.params import Rule, leaves_by_path, quantize_tree, replace_leaves
 from mecq_jax.quantizers import MEC
 from mecq_jax.quantizers.baselines import LSQ
 from mecq_jax.storage import QuantizedTensor, pack
@@ -258,8 +258,7 @@ class Linen(linen.Module):
 def test_a_linen_network_runs_in_onnx_runtime(tmp_path, rng):
     x = rng.normal(size=(5, 8)).astype(np.float32)
     params = Linen().init(jax.random.key(0), jnp.asarray(x))["params"]
-    plan, quant, state = quantize_tree(params, [Rule(".*kernel", MEC(k=3))])
-    tensors = harden_tree(plan, params, quant, state)
+    tensors = quantize_tree(params, [Rule(".*kernel", MEC(k=3))]).to_tensors(params)
 
     def forward(arrays, x):
         return Linen().apply({"params": replace_leaves(params, arrays)}, x)
