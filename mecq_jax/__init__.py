@@ -6,6 +6,7 @@ from mecq_jax import granularity as granularity
 from mecq_jax import inference as inference
 from mecq_jax import nn as nn
 from mecq_jax import params as params
+from mecq_jax import post_training as post_training
 from mecq_jax import quantizers as quantizers
 from mecq_jax import storage as storage
 from mecq_jax import training as training

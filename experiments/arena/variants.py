@@ -16,7 +16,7 @@ from experiments.tasks.base import rest_of
 from experiments.tasks.classification import Task, cross_entropy, train_accuracy
 from mecq_jax import training
 from mecq_jax.granularity import from_groups, to_groups
-from mecq_jax.params import Rule, apply_codes, default_rules, leaves_by_path, make_plan
+from mecq_jax.params import Rule, default_rules, leaves_by_path, make_plan
 from mecq_jax.quantizers import MEC
 
 NORM_BATCHES = 40
@@ -125,7 +125,7 @@ def reestimate(team: Team) -> None:
         rows = data.epoch_indices(member.seed, team.done, len(labels), team.config.batch)[:NORM_BATCHES]
         batches = ({"image": team.images[r], "label": team.labels[r]} for r in jnp.asarray(rows))
         key = jax.random.fold_in(state.rng, team.done)
-        weights = apply_codes(team.plan, state.params, state.quant, state.quant_state, state.codes)
+        weights = state.quantized.hard(state.params)
         found.append(training.reestimate_batch_stats(team.task.loss_fn, weights, state.model_state, batches, key))
     team.state = team.state._replace(model_state=jax.tree.map(lambda *x: jnp.stack(x), *found))
 

@@ -29,7 +29,7 @@ from experiments.benchmarks import measure
 from experiments.models.small import TransformerBlock, build
 from experiments.reporting.rows import Row
 from experiments.runtime import packages as outside
-from mecq_jax.params import Plan, Rule, quantize_tree
+from mecq_jax.params import Rule, quantize_tree
 from mecq_jax.quantizers import MEC, Quantizer
 from mecq_jax.quantizers.baselines import DKM, LSQ, STE
 from mecq_jax.training import Steps, optimizers
@@ -90,15 +90,13 @@ def step_of(model: nnx.Module, method: Quantizer | None, shape: tuple[int, ...])
         logits = merged(batch["x"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), (model_state, {})
 
-    plan, quant, state = Plan({}, {}), {}, {}  # type: ignore[var-annotated]
-    if method is not None:
-        plan, quant, state = quantize_tree(params, [Rule("blocks/.*kernel", method)])
+    quantized = None if method is None else quantize_tree(params, [Rule("blocks/.*kernel", method)])
     optimizer = optimizers(optax.sgd(1e-3, momentum=0.9), optax.sgd(1e-4))
     temperature, weight = optax.constant_schedule(0.05), optax.constant_schedule(0.1)
-    trainer = Steps(plan=plan, loss_fn=loss_fn, optimizer=optimizer, temperature=temperature, entropy_weight=weight)
+    trainer = Steps(loss_fn=loss_fn, optimizer=optimizer, temperature=temperature, entropy_weight=weight)
     rng = np.random.default_rng(0)
     batch = {"x": jnp.asarray(rng.normal(size=shape), jnp.float32), "y": jnp.asarray(rng.integers(0, 10, shape[0]))}
-    return trainer.soft_step, trainer.init(params, quant, state, {}, jax.random.key(0)), batch
+    return trainer.soft_step, trainer.init(params, quantized, {}), batch
 
 
 def _next(batch: Any, result: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -118,7 +116,7 @@ def one_model(name: str, tiny: bool, repeats: int) -> list[Row]:
         work[method] = measure.compiled(step, state, batch, feed=partial(_next, batch))
         held = sum(
             x.nbytes
-            for x in jax.tree.leaves((state.params, state.opt_state, state.quant_state, batch))
+            for x in jax.tree.leaves((state.params, state.opt_state, state.quantized.state, batch))
             if hasattr(x, "nbytes")
         )
         memory[method] = work[method].temporaries + held

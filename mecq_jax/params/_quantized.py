@@ -87,11 +87,11 @@ class Quantized:
                 continue
             groups = [to_groups(leaves[path], quantizer.granularity) for path in paths]
             ends = list(accumulate(g.shape[0] for g in groups))
-            joined = (
+            joined_parameters, joined_state = (
                 jax.tree.map(lambda *x: jnp.concatenate(x), *(part[path] for path in paths))
                 for part in (self.parameters, self.state)
             )
-            out = quantizer.apply_groups(jnp.concatenate(groups), *joined, temperature)
+            out = quantizer.apply_groups(jnp.concatenate(groups), joined_parameters, joined_state, temperature)
             for path, start, end in zip(paths, [0, *ends], ends, strict=False):
                 part, state[path], own = jax.tree.map(lambda x, at=slice(start, end): x[at], out)
                 soft[path] = from_groups(part, leaves[path].shape, quantizer.granularity)

@@ -4,6 +4,8 @@ from mecq_jax.training._batch_norm import reestimate_batch_stats as reestimate_b
 from mecq_jax.training._checkpoints import CheckpointError as CheckpointError
 from mecq_jax.training._checkpoints import Checkpoints as Checkpoints
 from mecq_jax.training._checkpoints import Found as Found
+from mecq_jax.training._checkpoints import restore_checkpoint as restore_checkpoint
+from mecq_jax.training._checkpoints import save_checkpoint as save_checkpoint
 from mecq_jax.training._fit import Fitted as Fitted
 from mecq_jax.training._fit import Progress as Progress
 from mecq_jax.training._fit import fit as fit

@@ -251,13 +251,13 @@ class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
         return [s in kept for s in steps]
 
 
-def save(folder: Path, step: int, state: Any) -> None:
+def save_checkpoint(folder: Path, step: int, state: Any) -> None:
     """Write `state` (a pytree of arrays) as checkpoint `step` of the folder, and return when it is on the disk."""
     with Checkpoints(folder, background=False) as store:
         store.save(step, state)
 
 
-def restore(folder: Path, like: Any) -> tuple[int, Any] | None:
+def restore_checkpoint(folder: Path, like: Any) -> tuple[int, Any] | None:
     """The last whole checkpoint in the shape of `like`, with its step; None if there is none."""
     with Checkpoints(folder) as store:
         found = store.restore(like)

@@ -120,7 +120,8 @@ def fit(
     if isinstance(rules, Quantizer):
         rules = default_rules(rules, parameters_by_path(model) if isinstance(model, nnx.Module) else model)
     net = functional(model, loss_fn, model_state)
-    loop = _Loop(_endless(batches), steps, layout, progress, log_every, checkpoints and Path(checkpoints))
+    folder = None if checkpoints is None else Path(checkpoints)
+    loop = _Loop(_endless(batches), steps, layout, progress, log_every, folder)
     float_key, key = jax.random.split(jax.random.key(seed))
     params, carried = net.params, net.model_state
     if phases.float_steps:

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mecq_jax.training import CheckpointError, Checkpoints
-from mecq_jax.training import host_copy
+from mecq_jax.training import CheckpointError, Checkpoints, host_copy
 
 # At an error orbax closes its event loop while other files are being read or written; their callbacks then complain.
 noisy = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -17,14 +17,15 @@ from experiments.config import Config
 from experiments.data import in_memory as data
 from experiments.models import published_resnets as foreign_models
 from experiments.models.published_resnets import TorchBlock, TorchResNet
-from experiments.published import fetch, networks, post_training
+from experiments.published import fetch, networks
 from experiments.published import study as pretrained
+from experiments.published.fine_tune import fine_tune
 from experiments.published.maps import TORCH_RESNET, norm_rules
 from experiments.published.name_map import Rename, load_by_map, read_tensors
 from experiments.tasks.base import parts
 from experiments.tasks.classification import make_task as classify
 from experiments.training.run import named, unflatten
-from mecq_jax import training
+from mecq_jax import post_training, training
 from mecq_jax.granularity import PerChannel, PerTensor
 from mecq_jax.params import Rule, default_rules
 from mecq_jax.quantizers import MEC
@@ -182,10 +183,10 @@ def test_round_to_nearest_against_numpy(rng, granularity):
         at = np.abs(w[..., None] - levels).argmin(axis=-1)
         return np.take_along_axis(np.broadcast_to(levels, (*w.shape, 8)), at[..., None], -1)[..., 0]
 
-    got = post_training.round_to_nearest(params, rules).dense(params)["a"]["kernel"]
+    got = post_training.round_to_nearest(params, rules).hard(params)["a"]["kernel"]
     np.testing.assert_allclose(got, rounded(largest), atol=1e-5)
     tried = np.stack([np.square(w - rounded(largest * i / 100)).sum(axis=axes) for i in range(1, 101)])
-    best = post_training.round_to_nearest(params, rules, "least_squares").dense(params)["a"]["kernel"]
+    best = post_training.round_to_nearest(params, rules, "least_squares").hard(params)["a"]["kernel"]
     np.testing.assert_allclose(np.square(w - best).sum(axis=axes), tried.min(axis=0), rtol=1e-4)
     with pytest.raises(ValueError, match="bound 'mse'"):
         post_training.round_to_nearest(params, rules, "mse")
@@ -197,10 +198,10 @@ def test_transport_without_masses_is_the_nearest_level(rng):
     params = {"a": {"kernel": jnp.asarray(rng.normal(size=(20, 30)), jnp.float32)}}
     w = np.asarray(params["a"]["kernel"])
     found = post_training.transport_weights(params, [Rule("a/kernel", MEC(k=4, balance=0.0))], 1e-4)
-    levels = np.asarray(found.quant["a/kernel"]["levels"])[0]
+    levels = np.asarray(found.parameters["a/kernel"]["levels"])[0]
     np.testing.assert_array_equal(found.codes["a/kernel"], np.abs(w[..., None] - levels).argmin(axis=-1))
-    np.testing.assert_array_equal(found.dense(params)["a"]["kernel"], levels[found.codes["a/kernel"]])
-    with pytest.raises(ValueError, match="epsilon = 0"):
+    np.testing.assert_array_equal(found.hard(params)["a"]["kernel"], levels[found.codes["a/kernel"]])
+    with pytest.raises(ValueError, match="temperature = 0"):
         post_training.transport_weights(params, [Rule("a/kernel", MEC(k=4))], 0.0)
 
 
@@ -213,10 +214,10 @@ def test_transport_keeps_its_masses(rng):
     order = np.argsort(w, axis=None)
     assert (np.diff(codes.ravel()[order].astype(int)) >= 0).all(), "cells are intervals"
     least = post_training.transport_weights(params, [Rule("a/kernel", MEC(k=4, prior="lloyd_max"))])
-    levels = np.asarray(least.quant["a/kernel"]["levels"])[0]
+    levels = np.asarray(least.parameters["a/kernel"]["levels"])[0]
     nearest = np.abs(w[..., None] - levels).argmin(axis=-1)
     assert np.mean(np.asarray(least.codes["a/kernel"]) != nearest) < 0.005
-    errors = [np.square(w - q.dense(params)["a"]["kernel"]).mean() for q in (least, equal)]
+    errors = [np.square(w - q.hard(params)["a"]["kernel"]).mean() for q in (least, equal)]
     assert errors[0] < errors[1]
 
 
@@ -294,11 +295,11 @@ def test_fine_tune_ends_with_levels(short, rng):
     assert start[0].quantizer is None and start[1].quantizer is None, "first and last layers stay float"
     config = Config(k=4, soft_epochs=3, hard_epochs=2, batch=16)
     told = []
-    found, params, _ = post_training.fine_tune(task, config, lambda what, done, of: told.append((done, of)))
+    found, params, _ = fine_tune(task, config, lambda what, done, of: told.append((done, of)))
     assert told == [(i, 5) for i in range(1, 6)]
-    assert len(np.unique(found.dense(params)["layer1"][0]["conv1"]["kernel"])) <= 4
+    assert len(np.unique(found.hard(params)["layer1"][0]["conv1"]["kernel"])) <= 4
     with pytest.raises(ValueError, match="at least one step"):
-        post_training.fine_tune(task, dataclasses.replace(config, soft_epochs=0, hard_epochs=0))
+        fine_tune(task, dataclasses.replace(config, soft_epochs=0, hard_epochs=0))
 
 
 def test_the_study_from_end_to_end(short, rng, tmp_path, monkeypatch, capsys):

@@ -20,12 +20,12 @@ import pytest
 from experiments.config import Config
 from experiments.data.in_memory import epoch_indices
 from experiments.runtime import divergence
-from mecq_jax.training import Checkpoints
 from experiments.runtime.divergence import Diverged
 from experiments.runtime.interruption import EXIT_STATUS, Preempted
 from experiments.runtime.run_folder import read_metrics
 from experiments.tasks import classification as classify
 from experiments.training import run as runs
+from mecq_jax.training import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
