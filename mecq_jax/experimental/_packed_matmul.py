@@ -159,7 +159,7 @@ def _call(x: Float[Array, "c m r"], arranged: Arranged, plan: Plan, interpret: b
 
 
 def _kernel(x_ref: Any, table_ref: Any, *refs: Any, widths: tuple[int, ...], dot: bool) -> None:
-    """Write y = sum over chunks of x[chunk] @ W[chunk]; without `dot` the sum over a chunk's rows is taken at the end."""
+    """Write y = sum over chunks of x[chunk] @ W[chunk]; without `dot` a chunk's rows are summed last."""
     *plane_refs, y_ref = refs
     chunk, per_tile = x_ref.shape[2], 32 // min(widths)
     (k, g), (rows, columns) = table_ref.shape, y_ref.shape
