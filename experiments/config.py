@@ -1,11 +1,12 @@
-"""A run's configuration: one frozen data class, one Python file a run, any field from the command line."""
+"""A run's configuration: one frozen data class, one Python file a recipe, any field from the command line."""
 
 import ast
 import dataclasses
 import runpy
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from mecq_jax import quantizers
 from mecq_jax.granularity import PerBlock, PerChannel, PerTensor
@@ -21,7 +22,7 @@ MEC_METHODS = ("mec", "mec_hard_forward", "softmax")
 # Those whose hard epochs freeze the codes: soft to the end of the soft phase, with levels that train on.
 FREEZING = ("mec", "softmax")
 COMPUTE = ("float32", "bfloat16")
-TASKS = ("classify", "segment", "language")
+TASKS = ("classification", "segmentation", "language")
 GROUPS = ("tensor", "channel", "block")
 
 
@@ -29,11 +30,11 @@ GROUPS = ("tensor", "channel", "block")
 class Config:
     """Everything that defines a run.
 
-    Task: `task` (tasks.MODULES): 'classify' images, 'segment' them, or 'language', the next token of a text.
+    Task: `task` (tasks.MODULES): 'classification' or 'segmentation' of images, or 'language', the next token of a text.
     Data: `dataset` (see data.CLASSES; a task has its own), `data_dir`, `train_size` (None: all), `epoch_size`: examples
     in an epoch, which draws its own of the whole (None: all), `downscale` (mean over d x d pixels), `augment`
     (augment.KINDS, scaling.KINDS) with `pad` pixels; `size`: height and width to which images are cut or scaled (None:
-    as they are), `test_size`: of the test images of 'segment', where they are larger and seen by windows of `size`;
+    as they are), `test_size`: of 'segmentation's test images, where they are larger and seen by windows of `size`;
     `context`: tokens that a language model sees; `label_smoothing`, and `mixup`'s alpha (0: none); `workers`: processes
     that read what does not fit in memory (0: threads).
     Model: `model` (MODELS of the task's networks), `width`, `compute` ('float32', or 'bfloat16' for the network's
@@ -48,13 +49,13 @@ class Config:
     norm of the gradients, None: none), epsilon from `temperature_start` to `temperature_end` (relative to var(w)) over
     `temperature_hold` of the soft phase, `entropy_weight` lambda (risen linearly over the soft phase).
     `float_run`: a finished run's folder to take float weights from, instead of training them; `encoder_run`: one of a
-    classifier, whose float weights a network of 'segment' with that encoder starts from.
+    classifier, whose float weights a network of 'segmentation' with that encoder starts from.
     Safety: a checkpoint is written after every epoch, every `checkpoint_steps` steps and after `checkpoint_seconds`
     (None: not so); at a loss that is not finite a run stops (`on_nan` 'stop') or goes back to its last checkpoint and
     on from there in another order ('roll_back', at most `roll_backs` times).
     """
 
-    task: str = "classify"
+    task: str = "classification"
     dataset: str = "digits"
     data_dir: str | None = None
     train_size: int | None = None
@@ -164,25 +165,73 @@ class Config:
         return quantizers.get_quantizer(self.method, **options)
 
 
+class Variants:
+    """What a file of experiments/configs/ trains: a float network, and with `fields` changed one at few bits.
+
+    After the file's name, `:method=float` takes the float network alone; `:bits=2` the one at 2 bits, which is what a
+    file without variant is; `:bits=3,method=lsq` that by another method, of which 'float' is the float network trained
+    on under the recipe of few bits.
+    """
+
+    ALLOWED: ClassVar = {"bits": ("1", "2", "3", "4"), "method": METHODS}
+
+    def __init__(self, start: Config, **fields: Any):
+        self.start, self.fields = dataclasses.replace(start, soft_epochs=0, hard_epochs=0), fields
+
+    def of(self, variant: str) -> tuple[str, Config]:
+        """(name, config) of 'key=value,...' or of nothing."""
+        chosen: dict[str, str] = {}
+        for part in filter(None, variant.split(",")):
+            key, _, value = part.partition("=")
+            if key not in self.ALLOWED or key in chosen:
+                raise ValueError(
+                    f"variant {part!r}: write bits=N, method=NAME or both; any field of a config is "
+                    "changed by an argument of its own, --field=value"
+                )
+            if value not in self.ALLOWED[key]:
+                raise ValueError(f"variant {part!r}: {key} must be one of {', '.join(self.ALLOWED[key])}")
+            chosen[key] = value
+        if chosen == {"method": "float"}:
+            return "float", self.start
+        bits, method = chosen.get("bits", "2"), chosen.get("method", "mec")
+        name = f"w{bits}" if method == "mec" else f"w{bits}_{method}"
+        return name, dataclasses.replace(self.start, **self.fields, k=2 ** int(bits), method=method)
+
+
 def load(path: str | Path) -> Config:
-    """The `config` that a config file defines."""
-    return load_object(path, "config", Config)
+    """The config of a file, or of one of its variants: 'FILE.py:key=value,...' (see `Variants`)."""
+    return named(path)[1]
 
 
-def load_object(path: str | Path, name: str, kind: type[T]) -> T:
-    """The object `name`, of class `kind`, that a file of experiments/configs/ defines."""
+def named(path: str | Path) -> tuple[str, Config]:
+    """(a run's name, its config): NAME of NAME.py where that has no variants, NAME_float, NAME_w2, NAME_w2_lsq, ..."""
+    start, colon, variant = str(path).partition(".py:")
+    file = Path(start + ".py") if colon else Path(path)
+    found = load_object(file, "config", Config, Variants)
+    if isinstance(found, Variants):
+        name, config = found.of(variant)
+        return f"{file.stem}_{name}", config
+    assert isinstance(found, Config)
+    if colon:
+        raise ValueError(f"variant {variant!r}: {file} has none; a field is changed by --field=value")
+    return file.stem, found
+
+
+def load_object(path: str | Path, name: str, *kinds: type[T]) -> T:
+    """The object `name`, of one of the classes `kinds`, that a file of experiments/configs/ defines."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {name} file {path}; the ones that come along are in experiments/configs/")
     found = runpy.run_path(str(path)).get(name)
-    if not isinstance(found, kind):
-        raise ValueError(f"{path} must define {name} = {kind.__name__}(...), it defines {found!r}")
+    if not isinstance(found, kinds):
+        classes = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
+        raise ValueError(f"{path} must define {name} = {classes}, it defines {found!r}")
     return found
 
 
-def override(config: Config, arguments: Sequence[str]) -> Config:
-    """`config` with fields replaced by '--field=value' arguments; an unknown field or a wrong type is refused."""
-    fields = {f.name: f for f in dataclasses.fields(Config)}
+def override(config: T, arguments: Sequence[str]) -> T:
+    """A data class with fields replaced by '--field=value' arguments; an unknown field or a wrong type is refused."""
+    fields = {f.name: f for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     changes = {}
     for argument in arguments:
         name, equals, text = argument.removeprefix("--").partition("=")
@@ -190,24 +239,31 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
             raise ValueError(f"argument {argument!r}: write --field=value")
         if name not in fields:
             raise ValueError(f"unknown field {name!r}; the fields are {', '.join(fields)}")
-        changes[name] = _parse(name, str(fields[name].type), text)
-    return dataclasses.replace(config, **changes)
+        changes[name] = _parse(name, fields[name].type, text)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
-def _parse(name: str, kind: str, text: str):
-    kinds = [k.strip() for k in kind.replace("<class '", "").replace("'>", "").split("|")]
-    if "None" in kinds and text == "None":
+def _parse(name: str, kind: Any, text: str) -> Any:
+    """`text` as one of the types of a field; where that is a tuple of any length, a single value is one of it."""
+    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if types.NoneType in kinds and text == "None":
         return None
-    if "str" in kinds:
+    if str in kinds:
         return text
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    if "float" in kinds and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if any(k.startswith("tuple") for k in kinds) and isinstance(value, (tuple, list)) and len(value) == 2:
-        return tuple(value)
-    if "int" in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise ValueError(f"{name} = {text!r} is not of type {' or '.join(kinds)}")
+    for one in kinds:
+        if one is int and type(value) is int:
+            return value
+        if one is float and type(value) in (int, float):
+            return float(value)
+        if get_origin(one) is tuple:
+            several = tuple(value) if isinstance(value, tuple | list) else (value,)
+            each, *rest = get_args(one)
+            fits = all(isinstance(x, (int, float) if each is float else each) for x in several)
+            if fits and (rest == [...] or len(several) == 1 + len(rest)):
+                return several
+    names = ["None" if k is types.NoneType else getattr(k, "__name__", k) if not get_origin(k) else k for k in kinds]
+    raise ValueError(f"{name} = {text!r} is not of type {' or '.join(map(str, names))}")

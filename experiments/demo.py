@@ -5,12 +5,12 @@ MEC-Quant and, under the same recipe, with LSQ; packed, reloaded in a fresh proc
 Everything is left in runs/demo.
 """
 
-import argparse
 import dataclasses
 import io
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,7 +22,8 @@ from rich.table import Table
 from experiments import config as configs
 from experiments.config import Config
 from experiments.reporting import plots
-from experiments.runtime.progress import bar
+from experiments.runtime import console
+from experiments.runtime.formatting import mean_std
 from experiments.runtime.run_folder import atomic_write_text, read_metrics
 from experiments.tasks.classification import make_task
 from experiments.training.run import Result, run
@@ -30,7 +31,7 @@ from mecq_jax import transport
 from mecq_jax.params import leaves_by_path
 from mecq_jax.storage import write_atomically
 
-CONFIG = Path(__file__).parent / "configs" / "digits_cnn_w2.py"
+CONFIG = Path(__file__).parent / "configs" / "digits_cnn.py"
 LAYER = "convs/2/kernel"
 
 
@@ -94,10 +95,10 @@ def train_seed(base: Config, seed: int, root: Path) -> tuple[Result, Result]:
     mec = dataclasses.replace(base, seed=seed)
     lsq = dataclasses.replace(mec, method="lsq", float_run=str(root / f"mec_{seed}"))
     task, trace = make_task(mec), Trace()
-    with bar(f"seed {seed}  mec ") as progress:
+    with console.bar(f"seed {seed}  mec ") as progress:
         first = run(mec, root / f"mec_{seed}", progress=progress, task=task, trace=trace)
     draw(first.folder, trace)
-    with bar(f"seed {seed}  lsq ") as progress:
+    with console.bar(f"seed {seed}  lsq ") as progress:
         second = run(lsq, root / f"lsq_{seed}", progress=progress, task=task)
     return first, second
 
@@ -108,9 +109,7 @@ def table(mec: list[Result], lsq: list[Result]) -> Table:
     for column in ("network", "accuracy", "bytes on disk", "bits per quantized weight", "soft-to-hard gap"):
         out.add_column(column, justify="left" if column == "network" else "right")
 
-    def spread(values):
-        return f"{100 * np.mean(values):.2f} ± {100 * np.std(values):.2f}"
-
+    spread = partial(mean_std, factor=100)
     float_bytes = (mec[0].folder / "float.safetensors").stat().st_size
     out.add_row("float32", spread([r.float_score for r in mec]), f"{float_bytes:,}", "32", "")
     out.add_row("MEC-Quant 2-bit, soft", spread([r.soft_score for r in mec]), "", "", "")
@@ -123,17 +122,18 @@ def table(mec: list[Result], lsq: list[Result]) -> Table:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__, allow_abbrev=False)
+    """The command line."""
+    parser = console.parser("demo", __doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"))
     known, overrides = parser.parse_known_args(arguments)
-    start, console = time.time(), Console()
+    start = time.time()
     base = configs.override(configs.load(CONFIG), overrides)
     results = [train_seed(base, seed, known.folder) for seed in range(known.seeds)]
     mec, lsq = (list(r) for r in zip(*results, strict=True))
-    console.print(str(mec[0].report), highlight=False)
+    print(mec[0].report)
     folders = [str(r.folder) for r in (*mec, *lsq)]
-    subprocess.run([sys.executable, "-m", "experiments.verify", *folders], check=True)
+    subprocess.run([sys.executable, "-m", "experiments.portability", "verify", *folders], check=True)
     summary = Console(record=True, width=110)
     summary.print(table(mec, lsq))
     atomic_write_text(known.folder / "table.txt", summary.export_text())

@@ -1,6 +1,6 @@
-"""Train one config:  python -m experiments.train --config experiments/configs/digits_cnn_w2.py [--field=value ...]
+"""Train one config:  python -m experiments.train --config experiments/configs/digits_cnn.py:bits=2 [--field=value ...]
 
---folder PATH        the run's folder (default runs/<config name>)
+--folder PATH        the run's folder (default runs/NAME_w2 of NAME.py:bits=2, runs/NAME_float of NAME.py:method=float)
 --resume             go on from the folder's last checkpoint (or begin, where there is none), on any devices
 
 On more than one device; the run is the same up to the order of sums:
@@ -29,10 +29,9 @@ import jax
 
 from experiments import config as configs
 from experiments.config import Config
-from experiments.runtime import devices
+from experiments.runtime import console, devices
 from experiments.runtime.divergence import Diverged
-from experiments.runtime.interruption import EXIT_STATUS, Preempted, stop_on_sigterm
-from experiments.runtime.progress import bar
+from experiments.runtime.interruption import EXIT_STATUS, Interrupted, stop_on_sigterm
 from experiments.tasks import registry as tasks
 from experiments.training import run as runs
 from mecq_jax.training import writes
@@ -46,13 +45,8 @@ def _quiet_orbax() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.train",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", required=True, help="a file in experiments/configs/")
+    parser = console.parser("train", __doc__)
+    parser.add_argument("--config", required=True, help="a file in experiments/configs/, with :bits=N,method=NAME")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--devices", type=int)
@@ -91,7 +85,7 @@ def _told(batch: int) -> Iterator[dict]:
     with contextlib.ExitStack() as stack:
         told: dict = {}
         if writes():
-            told["progress"] = stack.enter_context(bar(batch=batch))
+            told["progress"] = stack.enter_context(console.bar(batch=batch))
         if jax.process_count() == 1:
             told["stop"] = stack.enter_context(stop_on_sigterm())
         yield told
@@ -117,12 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = _parser().parse_known_args(given)
     _quiet_orbax()
     try:
-        config = configs.override(configs.load(options.config), overrides)
+        name, config = configs.named(options.config)
+        config = configs.override(config, overrides)
         _check(options)
         if options.processes and not options.distributed:
             return devices.in_processes(options.processes, ["-m", "experiments.train", *given])
-        _train(config, options.folder or Path("runs") / Path(options.config).stem, options)
-    except Preempted as stopped:
+        _train(config, options.folder or Path("runs") / name, options)
+    except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_STATUS
     except (ValueError, OSError, Diverged) as error:

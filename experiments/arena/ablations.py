@@ -1,4 +1,4 @@
-"""The recipe, one change at a time:  python -m experiments.arena.recipe experiments/configs/arena/cifar10_small.py
+"""The recipe, one change at a time:  python -m experiments.arena --ablations FILE
 
 From the float networks of an arena, `mec` is trained with its common config and with each variation of it, at every
 seed and the arena's last learning rate, and scored on the images held out of the training set: the test images choose
@@ -9,7 +9,6 @@ difference of two, which are of the same images and float networks.
 """
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from experiments.arena import variants
-from experiments.arena.command import command
 from experiments.arena.methods import METHODS
 from experiments.arena.protocol import Arena, Clock, Say, float_members, keep, refuse_another, split_task
 from experiments.arena.table import percent
 from experiments.arena.team import Member, Team
 from experiments.reporting.rows import Row, Rows, markdown
+from experiments.runtime.formatting import mean_std
 from experiments.tasks.classification import Task
 from mecq_jax.params import Rule
 from mecq_jax.quantizers import MEC
@@ -58,8 +57,8 @@ def variations(epochs: int) -> dict[str, Change]:
     steps = [{"k": k, "soft_epochs": stage, "hard_epochs": 0} for k in (16, 8)]
     return {name: Change(fields=fields) for name, fields in _fields(epochs).items()} | {
         "weights standardised": Change(rules=variants.standardised),
-        "epsilon times 0.3 to 3 from first to last layer": Change(rules=variants.by_depth(0.3, 3.0)),
-        "epsilon times 3 to 0.3 from first to last layer": Change(rules=variants.by_depth(3.0, 0.3)),
+        "temperature times 0.3 to 3 from first to last layer": Change(rules=variants.by_depth(0.3, 3.0)),
+        "temperature times 3 to 0.3 from first to last layer": Change(rules=variants.by_depth(3.0, 0.3)),
         "4, 3, 2 bits": Change(
             before=steps, fields={"soft_epochs": max(1, epochs - hard - 2 * stage), "hard_epochs": hard}
         ),
@@ -79,11 +78,11 @@ def _fields(epochs: int) -> dict[str, Mapping[str, Any]]:
     return {
         "the recipe": {},
         "gradient implicit": {"gradient": "implicit"},
-        "gradient implicit, epsilon to 0.1": {"gradient": "implicit", "temperature_end": 0.1},
-        "epsilon to 0.1": {"temperature_end": 0.1},
-        "epsilon to 0.001": {"temperature_end": 0.001},
-        "epsilon from 1": {"temperature_start": 1.0},
-        "epsilon falls in half of the soft phase": {"temperature_hold": 0.5},
+        "gradient implicit, temperature to 0.1": {"gradient": "implicit", "temperature_end": 0.1},
+        "temperature to 0.1": {"temperature_end": 0.1},
+        "temperature to 0.001": {"temperature_end": 0.001},
+        "temperature from 1": {"temperature_start": 1.0},
+        "temperature falls in half of the soft phase": {"temperature_hold": 0.5},
         "lambda to 0.3": {"entropy_weight": 0.3},
         "no hard phase": phases(0),
         "a tenth hard": phases(max(1, epochs // 10)),
@@ -100,11 +99,11 @@ def _fields(epochs: int) -> dict[str, Mapping[str, Any]]:
         "balance 0, gradient implicit": {"balance": 0.0, "gradient": "implicit"},
         "per channel": {"groups": "channel"},
         # From here on two changes or more: those that were best alone.
-        "prior learned, epsilon from 1": {"prior": "learned", "temperature_start": 1.0},
+        "prior learned, temperature from 1": {"prior": "learned", "temperature_start": 1.0},
         "prior learned, levels' rate 0.1": {"prior": "learned", "levels_rate": 0.1},
         "prior learned, weight decay 0.01": {"prior": "learned", "weight_decay": 0.01},
         "prior learned, gradient implicit": {"prior": "learned", "gradient": "implicit"},
-        "prior learned, epsilon from 1, weight decay 0.01": {
+        "prior learned, temperature from 1, weight decay 0.01": {
             "prior": "learned",
             "temperature_start": 1.0,
             "weight_decay": 0.01,
@@ -168,22 +167,8 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for row in sorted(rows, key=lambda row: np.mean(row["loss"])):
         gains, costs = (np.subtract(row[name], recipe[name]) for name in ("accuracy", "loss"))
-        cost = "" if row is recipe else _shown(costs)
-        gain = "" if row is recipe else percent(gains.tolist())
+        cost = "" if row is recipe else mean_std(costs, "+.4f")
+        gain = "" if row is recipe else percent(gains)
         ends = [f"{np.mean(row['soft_end'][weights]['loss']):.4f}" for weights in ("soft", "hard")]
         lines.append([row["change"], percent(row["accuracy"]), gain, f"{np.mean(row['loss']):.4f}", cost, *ends])
     return markdown(COLUMNS, lines)
-
-
-def _shown(differences: np.ndarray) -> str:
-    spread = f" ± {np.std(differences, ddof=1):.4f}" if len(differences) > 1 else ""
-    return f"{np.mean(differences):+.4f}{spread}"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    return command("experiments.arena.recipe", __doc__, run, table, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

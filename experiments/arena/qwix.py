@@ -9,14 +9,22 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from experiments.config import Config
-from experiments.runtime.packages import with_qwix
 from experiments.tasks.classification import Task
 from mecq_jax.params import make_plan
 
 ADVICE = "qwix is not installed, its row is left out: pip install -c constraints.txt -e '.[experiments]'"
+
+
+def with_qwix(model: nnx.Module, layers: str, k: int, shape: tuple[int, ...]) -> nnx.Module:
+    """`model`, fed with arrays of `shape`, with qwix's rounding to k levels where the regex `layers` matches a path."""
+    import qwix
+
+    rule = qwix.QtRule(module_path=layers, weight_qtype=f"int{k.bit_length() - 1}")
+    return qwix.quantize_model(model, qwix.QtProvider([rule]), jnp.zeros(shape, jnp.float32))
 
 
 def qwix_task(task: Task, config: Config) -> Task:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.reporting.rows import Row, markdown
-from experiments.tasks.base import MEASURES
+from experiments.runtime.formatting import mean_std
 
 COLUMNS = ("k", "method", "last epoch", "best epoch", "below the first", "recovered, %", "soft to hard", "chosen")
 
@@ -52,7 +52,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 def _row(row: Row, first: Row, rounded: float | None) -> list[str]:
     last, start = np.mean(row["last"]), np.mean(row["float"])
-    behind = "" if row is first else percent(np.subtract(first["last"], row["last"]).tolist())
+    behind = "" if row is first else percent(np.subtract(first["last"], row["last"]))
     recovered = "" if rounded is None else f"{100 * (last - rounded) / (start - rounded):.1f}"
     gap = f"{100 * (np.mean(row['soft_end']) - np.mean(row['soft_end_hard'])):.2f}" if "soft_end" in row else ""
     accuracies = (percent(row["last"]), percent(row["best"]))
@@ -64,6 +64,6 @@ def numbers(chosen: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
 
 
-def percent(values: Sequence[float]) -> str:
+def percent(values: Sequence[float] | np.ndarray) -> str:
     """Shares as per cent, mean +- std where there are several."""
-    return MEASURES["accuracy"].spread(values)
+    return mean_std(values, factor=100)

@@ -68,15 +68,15 @@ def with_coding_length(weight: float) -> Callable[[Task, Sequence[Member]], tupl
 class Standardised(MEC):
     """Transport of s (w - mean(w)) / std(w), with s the standard deviation that the group started with."""
 
-    def init(self, w: Array, epsilon: float = 0.3) -> tuple[Any, Any]:
+    def init(self, w: Array, temperature: float | Array = 0.3) -> tuple[Any, Any]:
         groups = to_groups(w, self.granularity).astype(jnp.float32)
         spread = groups.std(axis=1)
         centred = from_groups(self._standard(groups, spread), w.shape, self.granularity)
-        params, state = super().init(centred, epsilon)
+        params, state = super().init(centred, temperature)
         return params, {**state, "spread": spread}
 
-    def apply_groups(self, groups: Array, params: Any, state: Any, epsilon: Any) -> tuple[Array, Any, Any]:
-        return super().apply_groups(self._standard(groups, state["spread"]), params, state, epsilon)
+    def apply_groups(self, groups: Array, params: Any, state: Any, temperature: Any) -> tuple[Array, Any, Any]:
+        return super().apply_groups(self._standard(groups, state["spread"]), params, state, temperature)
 
     def group_codes(self, groups: Array, params: Any, state: Any) -> Array:
         return super().group_codes(self._standard(groups, state["spread"]), params, state)
@@ -93,16 +93,16 @@ def standardised(task: Task, quantizer: MEC) -> list[Rule]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tempered(MEC):
-    """Transport at `factor` times the given epsilon."""
+    """Transport at `factor` times the given temperature."""
 
     factor: float
 
-    def apply_groups(self, groups: Array, params: Any, state: Any, epsilon: Any) -> tuple[Array, Any, Any]:
-        return super().apply_groups(groups, params, state, self.factor * epsilon)
+    def apply_groups(self, groups: Array, params: Any, state: Any, temperature: Any) -> tuple[Array, Any, Any]:
+        return super().apply_groups(groups, params, state, self.factor * temperature)
 
 
 def by_depth(first: float, last: float) -> Callable[[Task, MEC], list[Rule]]:
-    """Rules whose epsilon has factors from `first` to `last`, geometrically over the quantized layers."""
+    """Rules whose temperature has factors from `first` to `last`, geometrically over the quantized layers."""
 
     def rules(task: Task, quantizer: MEC) -> list[Rule]:
         usual = default_rules(quantizer, task.order)

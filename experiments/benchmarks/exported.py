@@ -1,6 +1,6 @@
 """Low-bit networks beside the float one in the same runtime: load time, memory, latency at batch 1 and 256.
 
-python -m experiments.benchmarks.exported [--tiny --out DIR]     minutes; goes on where it stopped
+python -m experiments.benchmarks exported [--tiny --out DIR]     minutes; goes on where it stopped
 
 onnxruntime    a process of its own opens the ONNX file, which tells the time to load and the memory that is resident
                then and after one call; latencies are measured here, in rounds of all forms
@@ -24,7 +24,8 @@ import numpy as np
 
 from experiments.benchmarks import measure
 from experiments.models import small as models
-from experiments.reporting.rows import Row
+from experiments.reporting.measured import Pieces
+from experiments.reporting.rows import Columns, Row
 from mecq_jax import export, inference, nn, storage
 from mecq_jax.params import default_rules, quantize_tree
 from mecq_jax.quantizers.baselines import LSQ
@@ -117,7 +118,7 @@ def _finished(network: str, runtime: str, form: str, row: Row, base: Row) -> Row
     return names | row | {f"{what} ratio": row[what] / base[what] for what in row if base.get(what)}
 
 
-def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
+def pieces(tiny: bool) -> Pieces:
     networks, repeats = (TINY, 2) if tiny else (NETWORKS, 15)
     return {
         f"{name} onnxruntime float": partial(one_network, name, size, width, repeats)
@@ -129,7 +130,7 @@ def _ratio(what: str) -> Callable[[Row], str]:
     return lambda r: f"{r[f'{what} ratio']:.3g}" if f"{what} ratio" in r else ""
 
 
-COLUMNS: dict[str, Callable[[Row], str]] = {
+COLUMNS: Columns = {
     "network": lambda r: r["network"],
     "runtime": lambda r: r["runtime"],
     "weights": lambda r: r["form"],
@@ -144,7 +145,3 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "batch 256, ms": lambda r: f"{1000 * r['seconds 256']:.1f}",
     "batch 256 times float": _ratio("seconds 256"),
 }
-main = partial(measure.run, "exported", __doc__, COLUMNS, pieces)
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
 """Whether the input keeps up: images/s of a Stream alone beside those of the training step that it feeds.
 
-python -m experiments.benchmarks.input [--tiny --out DIR]   some 2 minutes on two cores; goes on where it stopped
+python -m experiments.benchmarks input [--tiny --out DIR]   some 2 minutes on two cores; goes on where it stopped
 
 Photographs of ImageNet's mean size, 500 x 375, are generated (smooth colours and noise, JPEG of some 100 KB each), held
-in memory as files are in the page cache, decoded and cut as configs/imagenet_resnet18_w2.py trains on them. The step is
+in memory as files are in the page cache, decoded and cut as configs/imagenet_resnet18.py trains on them. The step is
 the soft one of that config; on a CPU with a batch of 8.
 """
 
@@ -11,7 +11,6 @@ import dataclasses
 import io
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +22,14 @@ from experiments.benchmarks import measure
 from experiments.config import Config, load
 from experiments.data.decode import Size
 from experiments.data.stream import THREADS, Example, Stream
-from experiments.reporting.rows import Row
+from experiments.reporting.measured import Pieces
+from experiments.reporting.rows import Columns, Row
 from experiments.tasks import streamed_classification as imagenet
 from experiments.training.recipe import quantized_trainer
 from mecq_jax.params import quantize_tree
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imagenet_resnet18_w2.py"
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imagenet_resnet18.py"
+NAME = "imagenet_resnet18_w2"  # of the run at 2 bits, in the rows
 SIZE = (375, 500)
 
 
@@ -94,8 +95,8 @@ def rates(tiny: bool) -> list[Row]:
     step = step_rate(config, 1 if tiny else 3)
     return [
         {
-            "key": f"{CONFIG.stem} workers {workers}",
-            "config": CONFIG.stem,
+            "key": f"{NAME} workers {workers}",
+            "config": NAME,
             "workers": workers,
             "threads": THREADS,
             "cores": os.cpu_count(),
@@ -111,7 +112,7 @@ def rates(tiny: bool) -> list[Row]:
     ]
 
 
-COLUMNS: dict[str, Callable[[Row], str]] = {
+COLUMNS: Columns = {
     "config": lambda r: r["config"],
     "read by": lambda r: f"processes: {r['workers']}" if r["workers"] else f"threads: {r['threads']}",
     "KB an image": lambda r: f"{r['kilobytes']:.0f}",
@@ -122,11 +123,5 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
-    return {f"{CONFIG.stem} workers 0": partial(rates, tiny)}
-
-
-main = partial(measure.run, "input", __doc__, COLUMNS, pieces)
-
-if __name__ == "__main__":
-    main()
+def pieces(tiny: bool) -> Pieces:
+    return {f"{NAME} workers 0": partial(rates, tiny)}

@@ -1,27 +1,20 @@
-"""Interleaved timing, memory of executables and of the process; rows on disk, from which a stopped one goes on."""
+"""Interleaved timing; memory of executables and of the process."""
 
-import argparse
 import contextlib
 import ctypes
 import dataclasses
 import functools
 import gc
-import os
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from experiments.reporting.rows import Row, Rows, markdown
-from experiments.runtime.run_folder import atomic_write_text
-
 SLOW = 60.0  # seconds after which a call is not repeated
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,46 +117,3 @@ def bandwidth() -> float:
     """Bytes a second that this device moves in y = x + 1 over 256 MiB, read and written."""
     x = jnp.zeros(2**26, jnp.float32)
     return 2 * x.nbytes / seconds({"copy": compiled(lambda x: x + 1, x)}, 5)["copy"]
-
-
-class Results(Rows):
-    """A benchmark's rows by their key, and those of this device as a table."""
-
-    def missing(self, keys: Iterable[str]) -> list[str]:
-        """Those of `keys` that have not been measured on this device."""
-        done = {row["key"] for row in self.rows if row["device"] == self.device}
-        return [key for key in keys if key not in done]
-
-    def table(self, columns: Mapping[str, Callable[[Row], str]]) -> str:
-        """The rows of this device as Markdown, also written as table.md."""
-        rows = [row for row in self.rows if row["device"] == self.device]
-        text = markdown(list(columns), ([f(row) for f in columns.values()] for row in rows))
-        atomic_write_text(self.folder / "table.md", f"Device: {self.device}, {os.cpu_count()} cores.\n\n{text}")
-        return text
-
-
-def run(
-    name: str,
-    doc: str | None,
-    columns: Mapping[str, Callable[[Row], str]],
-    pieces: Callable[[bool], Mapping[str, Callable[[], Iterable[Row]]]],
-    arguments: list[str] | None = None,
-) -> Results:
-    """A benchmark's command line: the pieces that are not on disk are measured, and the table printed after each.
-
-    pieces: whether tiny -> {key of a row that the piece gives: its measurement}.
-    """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="small sizes, for a try; needs --out")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: experiments/results/benchmarks)")
-    options = parser.parse_args(arguments)
-    if options.tiny and options.out is None:
-        parser.error("--tiny: give a folder by --out, so that a try does not stand among the results")
-    results = Results((options.out or RESULTS) / name)
-    for key, piece in pieces(options.tiny).items():
-        if results.missing([key]):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the rivals' dependencies warn of deprecations
-                results.add(piece())
-        print(results.table(columns), flush=True)
-    return results

@@ -1,6 +1,6 @@
 """y = x W with W at 2 and 3 bits in memory, beside the dense product: chains of square layers on an accelerator.
 
-python -m experiments.benchmarks.packed_matmul [--tiny --out DIR]     minutes; goes on where it stopped
+python -m experiments.benchmarks packed_matmul [--tiny --out DIR]     minutes; goes on where it stopped
 
 float32 dot, bf16 dot   dense weights
 unpack, dot             packed weights made dense within the jitted chain, `x @ tensor.dense()`, x and W bfloat16
@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measure
-from experiments.reporting.rows import Row
+from experiments.reporting.measured import Pieces
+from experiments.reporting.rows import Columns, Row
 from mecq_jax import experimental
 from mecq_jax.granularity import PerChannel
 from mecq_jax.inference import PackedTensor
@@ -105,7 +106,7 @@ def one_size(size: int, batch: int, layers: int, repeats: int, kernel: bool) -> 
     return rows
 
 
-def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
+def pieces(tiny: bool) -> Pieces:
     accelerator = jax.default_backend() in ("tpu", "gpu")
     if tiny:
         return {f"128 1 {BASE}": partial(one_size, 128, 1, 2, 1, True)}
@@ -118,7 +119,7 @@ def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
     }
 
 
-COLUMNS: dict[str, Callable[[Row], str]] = {
+COLUMNS: Columns = {
     "size": lambda r: str(r["size"]),
     "batch": lambda r: str(r["batch"]),
     "form": lambda r: r["form"],
@@ -128,9 +129,3 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "times the copy": lambda r: f"{r['of_copy']:.2f}" if "of_copy" in r else "",
     "error": lambda r: f"{r['error']:.0e}" if "error" in r else "",
 }
-
-
-main = partial(measure.run, "packed_matmul", __doc__, COLUMNS, pieces)
-
-if __name__ == "__main__":
-    main()

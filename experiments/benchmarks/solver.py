@@ -1,6 +1,6 @@
 """Solvers side by side: value and gradient of the soft weights at epsilon = 0.01 var(w), to a marginal error of 1e-6.
 
-python -m experiments.benchmarks.solver [--tiny --out DIR]     about 45 minutes on two cores; goes on where it stopped
+python -m experiments.benchmarks solver [--tiny --out DIR]     about 45 minutes on two cores; goes on where it stopped
 
 newton          cold start, tolerance 1e-6, fused backward pass
 newton warm 1   one step from the solution, as in a training step with gradient='mirror'
@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import measure
-from experiments.reporting.rows import Row
+from experiments.reporting.measured import Pieces
+from experiments.reporting.rows import Columns, Row
 from mecq_jax import quantizers, transport
 from mecq_jax.transport import Newton, Sinkhorn, soft_assign
 
@@ -119,13 +120,13 @@ def one_size(n: int, k: int, slow: bool, repeats: int) -> list[Row]:
     return rows
 
 
-def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
+def pieces(tiny: bool) -> Pieces:
     if tiny:
         return {"2000 4 newton": partial(one_size, 2000, 4, True, 1)}
     return {f"{n} {k} newton": partial(one_size, n, k, n < ALONE, 5) for n, k in SIZES}
 
 
-COLUMNS: dict[str, Callable[[Row], str]] = {
+COLUMNS: Columns = {
     "n": lambda r: f"{r['n']:.0e}",
     "k": lambda r: str(r["k"]),
     "solver": lambda r: r["solver"],
@@ -137,9 +138,3 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "process / weights": lambda r: f"{r['resident']:.1f}" if r["resident"] >= 1 else "",
     "times the copy bound": lambda r: f"{r['of_bound']:.0f}" if "of_bound" in r else "",
 }
-
-
-main = partial(measure.run, "solver", __doc__, COLUMNS, pieces)
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """The training step of each method side by side: one forward, backward and optimizer step, all kernels of the blocks.
 
-python -m experiments.benchmarks.step [--tiny --out DIR]   an hour on two busy cores; goes on where it stopped
+python -m experiments.benchmarks step [--tiny --out DIR]   an hour on two busy cores; goes on where it stopped
 
 float, ste, lsq    plain training and the straight-through baselines
 mec newton 1, 2    the method with one or two warm Newton passes a step; gradient='mirror' (and 'implicit' with 2)
@@ -27,7 +27,8 @@ from flax import nnx
 
 from experiments.benchmarks import measure
 from experiments.models.small import TransformerBlock, build
-from experiments.reporting.rows import Row
+from experiments.reporting.measured import Pieces
+from experiments.reporting.rows import Columns, Row
 from experiments.runtime import packages as outside
 from mecq_jax.params import Rule, quantize_tree
 from mecq_jax.quantizers import MEC, Quantizer
@@ -138,7 +139,7 @@ def one_model(name: str, tiny: bool, repeats: int) -> list[Row]:
     ]
 
 
-COLUMNS: dict[str, Callable[[Row], str]] = {
+COLUMNS: Columns = {
     "model": lambda r: r["model"],
     "method": lambda r: r["method"],
     "step, s": lambda r: f"{r['seconds']:.3g}",
@@ -150,12 +151,6 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
+def pieces(tiny: bool) -> Pieces:
     models = ("resnet20", "vit_tiny", "stack")
     return {f"{name} lsq": partial(one_model, name, tiny, 2 if tiny else 5) for name in models}
-
-
-main = partial(measure.run, "step", __doc__, COLUMNS, pieces)
-
-if __name__ == "__main__":
-    main()

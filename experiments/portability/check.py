@@ -1,4 +1,4 @@
-"""Packed networks in other runtimes:  python -m experiments.portability [--tiny --out DIR]
+"""Packed networks in other runtimes:  python -m experiments.portability check [--tiny --out DIR]
 
 {digits CNN, ResNet-8, ViT-Tiny, MLP, depthwise-separable CNN} x {1 bit, ternary, 2, 3, 4 bits} x {per tensor, per
 channel}, each trained in float for a few epochs on scikit-learn's digits, quantized by transport without training on,
@@ -15,13 +15,13 @@ Sizes are checked too: what the files store is within 2 % of what the formula sa
 A row is kept as it comes in experiments/results/portability; the same command goes on where it stopped.
 """
 
-import argparse
 import collections
 import dataclasses
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,16 @@ import numpy as np
 import mecq_reader
 from experiments.config import Config
 from experiments.portability.forward import forward_of
-from experiments.reporting.rows import Row, Rows, markdown
-from experiments.runtime.packages import installed
-from experiments.runtime.run_folder import atomic_write_text
+from experiments.reporting import measured
+from experiments.reporting.measured import Pieces
+from experiments.reporting.rows import RESULTS, Columns, Row
+from experiments.runtime.console import installed
 from experiments.tasks.classification import Task, make_task
 from experiments.training.run import run
 from mecq_jax import export, inference, storage
 from mecq_jax.export import onnx_packed_bytes
 from mecq_jax.storage import QuantizedTensor
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "portability"
 MODELS = {
     "digits CNN": Config(model="cnn", width=16, float_epochs=6),
     "ResNet-8": Config(model="resnet8", width=16, float_epochs=3),
@@ -59,23 +59,6 @@ for name in sys.argv[1:]:
 sys.exit("mecq_jax" in sys.modules or "flax" in sys.modules)
 """
 RANGES = 256  # training images that set the ranges of activations
-COLUMNS = (
-    "network",
-    "bits",
-    "groups",
-    "float, bytes",
-    "packed file",
-    "ONNX",
-    "StableHLO",
-    "bits a weight in ONNX",
-    "top-1, %",
-    "reader",
-    "stablehlo",
-    "onnxruntime",
-    "openvino",
-    "top-1 on the grid, %",
-    "grid",
-)
 
 
 def by_onnxruntime(path: Path, x: np.ndarray) -> np.ndarray:
@@ -100,8 +83,13 @@ def difference(found: np.ndarray, expected: np.ndarray, tolerance: float, what: 
     return export.compare(found, expected, tolerance, what)
 
 
-def one_network(name: str, config: Config, levels: Sequence[int], folder: Path) -> list[Row]:
+def one_network(name: str, config: Config, levels: Sequence[int]) -> list[Row]:
     """Rows of a network at every number of levels, per tensor and per channel."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _in_folder(name, config, levels, Path(folder))
+
+
+def _in_folder(name: str, config: Config, levels: Sequence[int], folder: Path) -> list[Row]:
     base = dataclasses.replace(config, seed=0, soft_epochs=0, hard_epochs=0)
     task = make_task(base)
     x, forward = np.asarray(task.dataset.test_images), forward_of(task)
@@ -199,53 +187,42 @@ def _within(file: Path, found: int, formula: int, below: float = 0.02) -> None:
         raise export.MismatchError(f"{file} stores {found:,} bytes, the formula says {formula:,}")
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
-    lines = []
-    for r in rows:
-        sizes = [f"{r[f'{what}_bytes']:,}" for what in ("float", "file", "onnx", "stablehlo")]
-        *found, grid = [
-            f"{r[name]:.0e}" if r.get(name) else "same bits" if name in r else ""
-            for name in ("reader", "stablehlo", "onnxruntime", "openvino", "grid")
-        ]
-        on_grid = f"{100 * r['grid_accuracy']:.2f}" if "grid_accuracy" in r else ""
-        lines.append(
-            [
-                r["network"],
-                LEVELS[r["k"]],
-                r["groups"],
-                *sizes,
-                f"{r['onnx_bits']:.3f}",
-                f"{100 * r['accuracy']:.2f}",
-                *found,
-                on_grid,
-                grid,
-            ]
-        )
-    return markdown(COLUMNS, lines)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="small networks, two numbers of levels; needs --out")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
-    if options.tiny and options.out == RESULTS:
-        parser.error("--tiny: give a folder by --out, so that a try does not stand among the results")
-    kept = Rows(options.out)
+def pieces(tiny: bool) -> Pieces:
+    levels = [4, 8] if tiny else list(LEVELS)
+    found = {}
     for name, config in MODELS.items():
-        if any(row["network"] == name for row in kept.rows):
-            continue
-        small: dict[str, Any] = {"width": 12 if name == "ViT-Tiny" else 4, "float_epochs": 1, "train_size": 400}
-        own = dataclasses.replace(config, **(small if options.tiny else {}))
-        with tempfile.TemporaryDirectory() as folder:
-            kept.add(one_network(name, own, [4, 8] if options.tiny else list(LEVELS), Path(folder)))
-        atomic_write_text(kept.folder / "table.md", table(kept.rows))
-        print(f"{name}: done", flush=True)
-    print(table(kept.rows))
-    return 0
+        if tiny:
+            config = dataclasses.replace(
+                config, width=12 if name in OFF_THE_GRID else 4, float_epochs=1, train_size=400
+            )
+        found[f"{name} {levels[0]} tensor"] = partial(one_network, name, config, levels)
+    return found
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _difference(what: str) -> Callable[[Row], str]:
+    return lambda r: f"{r[what]:.0e}" if r.get(what) else "same bits" if what in r else ""
+
+
+def _bytes(what: str) -> Callable[[Row], str]:
+    return lambda r: f"{r[f'{what}_bytes']:,}"
+
+
+COLUMNS: Columns = {
+    "network": lambda r: r["network"],
+    "bits": lambda r: LEVELS[r["k"]],
+    "groups": lambda r: r["groups"],
+    "float, bytes": _bytes("float"),
+    "packed file": _bytes("file"),
+    "ONNX": _bytes("onnx"),
+    "StableHLO": _bytes("stablehlo"),
+    "bits a weight in ONNX": lambda r: f"{r['onnx_bits']:.3f}",
+    "top-1, %": lambda r: f"{100 * r['accuracy']:.2f}",
+    **{runtime: _difference(runtime) for runtime in ("reader", "stablehlo", *RUNTIMES)},
+    "top-1 on the grid, %": lambda r: f"{100 * r['grid_accuracy']:.2f}" if "grid_accuracy" in r else "",
+    "grid": _difference("grid"),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
+    return measured.main(sys.modules[__name__], arguments, RESULTS / "portability")

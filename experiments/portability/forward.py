@@ -1,6 +1,6 @@
 """The networks of runs as pure functions, for `mecq export`:
 
-mecq export runs/x/model.safetensors --to onnx -o x.onnx --model experiments.exporting:network
+mecq export runs/x/model.safetensors --to onnx -o x.onnx --model experiments.portability.forward:network
 """
 
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from experiments.config import Config
+from experiments.reporting.migrate import renamed
 from experiments.tasks import segmentation as segment
 from experiments.tasks.classification import Classifier
 from experiments.tasks.registry import make_task
@@ -23,7 +24,7 @@ def network(extra: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any], jax.
     Raises:
       ValueError: for a task that has no images.
     """
-    task = make_task(Config(**extra["config"]))
+    task = make_task(Config(**renamed(extra["config"])))
     if not isinstance(task, Classifier | segment.Task):
         raise ValueError(
             f"task = {task.config.task!r}: networks on images are exported; write a function of your own "

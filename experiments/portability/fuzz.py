@@ -1,4 +1,4 @@
-"""Damaged and hostile packed files against the reader:  python -m experiments.fuzz [--files 20000] [--seed 0]
+"""Damaged and hostile packed files against the reader:  python -m experiments.portability fuzz [--files N] [--seed I]
 
 Small valid files are damaged (cut, bits flipped, bytes overwritten, zeros appended) or edited by someone who knows the
 format and makes the checksum right again (shapes, bits, offsets, names, dtypes, nesting: huge, negative, missing, of
@@ -7,64 +7,30 @@ edited file may also be another valid file, whose tensors then keep every invari
 the file and a fixed `BASE`, whatever sizes it declares.
 """
 
-import argparse
 import collections
 import copy
 import json
-import sys
 import tempfile
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import mecq_reader
+from experiments.runtime import console
 from mecq_jax import storage
 from mecq_jax.granularity import Granularity, PerBlock, PerChannel, PerTensor, group_shape
 from mecq_jax.storage import QuantizedTensor
 
 FACTOR, BASE = 128, 2**20
-HOSTILE: list[Any] = [
-    0,
-    -1,
-    1,
-    2,
-    3,
-    5,
-    16,
-    17,
-    255,
-    2**31,
-    2**62,
-    2**63,
-    10**30,
-    0.5,
-    1e308,
-    True,
-    None,
-    "",
-    "x",
-    "../../x",
-    "/etc/x",
-    "a:codes",
-    "__metadata__",
-    "\x00",
-    "PerTensor",
-    "PerChannel",
-    "PerBlock",
-    "float64",
-    "BF16",
-    [],
-    [0],
-    [2**40, 2**40],
-    [1] * 65,
-    [[[[]]]],
-    {},
-    {"kind": "PerBlock", "axis": -1, "size": 0},
-    {"kind": "PerChannel", "axis": 99},
-]
+_NUMBERS = (0, -1, 1, 2, 3, 5, 16, 17, 255, 2**31, 2**62, 2**63, 10**30, 0.5, 1e308, True, None)
+_NAMES = ("", "x", "../../x", "/etc/x", "a:codes", "__metadata__", "\x00")
+_KINDS = ("PerTensor", "PerChannel", "PerBlock", "float64", "BF16")
+_NESTED: tuple[Any, ...] = ([], [0], [2**40, 2**40], [1] * 65, [[[[]]]], {})
+_GROUPS = ({"kind": "PerBlock", "axis": -1, "size": 0}, {"kind": "PerChannel", "axis": 99})
+HOSTILE: list[Any] = [*_NUMBERS, *_NAMES, *_KINDS, *_NESTED, *_GROUPS]
 
 
 def valid_file(rng: np.random.Generator, path: Path) -> None:
@@ -156,11 +122,7 @@ def _signature(header: dict, spec: dict, body: bytearray) -> str:
 
 
 KINDS: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
-    "cut": cut,
-    "flipped": flipped,
-    "overwritten": overwritten,
-    "extended": extended,
-    "edited": edited,
+    damage.__name__: damage for damage in (cut, flipped, overwritten, extended, edited)
 }
 
 
@@ -209,16 +171,12 @@ def fuzz(files: int, seed: int) -> collections.Counter:
     return counts
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser("portability fuzz", __doc__)
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     for (kind, what), count in sorted(fuzz(options.files, options.seed).items()):
         print(f"{kind:12} {what:20} {count:6}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A web page that reads drawn digits with a low-bit network:  python -m experiments.web [--run RUN_FOLDER] [--out DIR]
+"""A web page that reads drawn digits with a low-bit network:  python -m experiments.portability web [--out DIR]
 
 The folder holds the page (page.html, filled), the network of the run's packed file as model.onnx, the test images and
 onnxruntime-web, which npm fetches once; any static server serves it, without special headers. Without --run, the digits
@@ -8,18 +8,15 @@ config is trained first, in runs/web/network, where later calls find it.
           the page by events, and compares its answers with JAX's; what it finds is kept in experiments/results/web
 """
 
-import argparse
 import functools
 import gzip
 import html
 import http.server
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import threading
@@ -36,16 +33,17 @@ from experiments import config as configs
 from experiments.config import Config
 from experiments.portability.check import difference
 from experiments.portability.forward import forward_of
-from experiments.reporting.rows import Row
-from experiments.runtime.progress import bar
-from experiments.runtime.run_folder import atomic_write_text, differences, to_json, versions
+from experiments.reporting.migrate import renamed
+from experiments.reporting.rows import RESULTS, Row, stamp
+from experiments.runtime import console
+from experiments.runtime.run_folder import atomic_write_text, differences, to_json
 from experiments.tasks.classification import make_task
 from experiments.training.run import run
 from mecq_jax import export, inference, storage
 from mecq_jax.storage import QuantizedTensor, write_atomically
 
 HERE = Path(__file__).resolve().parent
-CONFIG, PAGE, RESULTS = HERE / "configs" / "digits_cnn_w2.py", HERE / "page.html", HERE / "results" / "web"
+CONFIG, PAGE = HERE.parent / "configs" / "digits_cnn.py", HERE / "page.html"
 ROOT = Path("runs/web")
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")  # of its dist/: the one with the CPU alone
@@ -88,7 +86,7 @@ def trained(root: Path) -> Path:
     config = configs.load(CONFIG)
     # A folder with the same config goes on where it stopped; one with another is refused by `run`.
     resume = not differences(root / "config.json", to_json(config), to_json(Config()))
-    with bar() as progress:
+    with console.bar() as progress:
         return run(config, root, resume=resume, progress=progress).folder
 
 
@@ -129,7 +127,7 @@ def build(run_folder: Path, out: Path, runtime: Path) -> Site:
         raise FileNotFoundError(f"{path} is not there: give --run the folder of a finished run")
     if missing := [name for name in RUNTIME if not (runtime / name).is_file()]:
         raise FileNotFoundError(f"{runtime} lacks {' and '.join(missing)}, of the dist folder of {PACKAGE} {VERSION}")
-    fields = mecq_reader.read_spec(path).get("extra", {}).get("config", {})
+    fields = renamed(mecq_reader.read_spec(path).get("extra", {}).get("config", {}))
     if (fields.get("dataset"), fields.get("downscale")) != ("digits", 1):
         raise ValueError(
             f"{path} is of a run on {fields.get('dataset')}: the page draws digits of 8 x 8 pixels; "
@@ -273,17 +271,17 @@ def sentence(row: Mapping[str, Any]) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """The command line."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m experiments.web", description=__doc__, formatter_class=raw)
+    parser = console.parser("portability web", __doc__)
     parser.add_argument("--run", type=Path, help="a finished run on the digits (default: train one)")
     parser.add_argument("--out", type=Path, default=ROOT / "page", help="the folder to write (default: %(default)s)")
     parser.add_argument("--runtime", type=Path, help=f"a folder with files of {PACKAGE} {VERSION} (default: npm's)")
     parser.add_argument("--check", action="store_true", help="open the page in Chromium and compare it with JAX")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where --check keeps row.json")
+    parser.add_argument("--results", type=Path, default=RESULTS / "web", help="where --check keeps row.json")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         runtime = options.runtime or runtime_folder(ROOT)
         site = build(options.run or trained(ROOT / "network"), options.out, runtime)
         total = sum(path.stat().st_size for path in site.folder.iterdir())
@@ -294,15 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if options.check:
             row = check(site)
-            stamp = {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "versions": versions()}
-            options.results.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(options.results / "row.json", json.dumps({**row, **stamp}, indent=2) + "\n")
+            atomic_write_text(options.results / "row.json", json.dumps({**row, **stamp()}, indent=2) + "\n")
             print(sentence(row))
-    except (OSError, ValueError, RuntimeError, subprocess.TimeoutExpired) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return console.status(work, (RuntimeError, subprocess.TimeoutExpired))

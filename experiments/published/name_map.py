@@ -49,7 +49,7 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"{path}: a checkpoint is read from .safetensors or .npz; convert it where its library is")
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}; `python -m experiments.pretrained fetch` gets those known here")
+        raise FileNotFoundError(f"no checkpoint {path}; `python -m experiments.published fetch` gets those known here")
     try:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)

@@ -35,7 +35,7 @@ class Network:
 
     Attributes:
       package: 'name==version' of the Python package index, or 'name@version' of npm's; None: of neither, its file, by
-        their names, is to be put where `experiments.pretrained fetch` would.
+        their names, is to be put where `experiments.published fetch` would.
       member: its file in the package, or of a zip archive in there ('archive.zip!/file'); the name of a TF.js
         model.json stands for its folder.
       sha256: of that file, or of all files of the folder one after the other by name; another one is not opened.

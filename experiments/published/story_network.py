@@ -16,8 +16,8 @@ from flax import nnx
 import mecq_reader
 from experiments.models.llama import Llama
 from experiments.published import llama2c
-from experiments.published.fetch import FetchError, members, pack, the_only
 from experiments.published.llama2c import BOS, Shape, Tokenizer
+from experiments.published.packages import FetchError, members, pack, the_only
 from mecq_jax import storage
 from mecq_jax.params import leaves_by_path, replace_leaves
 

@@ -1,12 +1,10 @@
-"""The tables of `experiments.studies.pretrained`: all of one network, and one line for each network and width."""
+"""The tables of `experiments.published study`: all of one network, and one line for each network and width."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from experiments.reporting.rows import Row, markdown
-from experiments.studies import common
-from experiments.studies.common import Table
-from experiments.tasks.base import MEASURES
+from experiments.reporting.rows import Row, markdown, section
+from experiments.runtime.formatting import mean_std, significant
 
 WEIGHTS = ("nearest, absmax", "nearest, least squares", "transport, equal mass", "transport, Lloyd-Max masses")
 TUNED = {"mec": "fine-tuned, MEC", "lsq": "fine-tuned, LSQ", "float": "float, trained on"}
@@ -16,7 +14,7 @@ STATISTICS = ("own", "re-estimated")
 _MASSES = {"lloyd_max": "Lloyd-Max masses", None: "equal mass", "learned": "trained masses"}
 
 
-def detail(rows: Sequence[Row], title: str) -> Table:
+def detail(rows: Sequence[Row], title: str) -> str:
     """A line for each set of weights, with the accuracies by both kinds of statistics (mean +- std over seeds)."""
     columns = (
         "bits",
@@ -39,11 +37,11 @@ def detail(rows: Sequence[Row], title: str) -> Table:
                 key.get("groups", ""),
                 str(len(accuracies["own"])),
                 *map(_percent, accuracies.values()),
-                common.significant(those[0].get("error"), 3),
+                significant(those[0].get("error"), 3),
                 f"{those[0]['bytes']:,}",
             )
         )
-    return Table(title, columns, lines)
+    return section(title, columns, lines)
 
 
 def summary(networks: Mapping[str, Sequence[Row]]) -> str:
@@ -112,7 +110,7 @@ def _kinds(rows: Iterable[Row]) -> list[list[Row]]:
     """Rows that differ in seed and statistics alone, together."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        kind = json.dumps([row["key"].get(name) for name in ("bits", "weights", "groups", "recipe", "epsilon")])
+        kind = json.dumps([row["key"].get(name) for name in ("bits", "weights", "groups", "recipe", "temperature")])
         found.setdefault(kind, []).append(row)
     return list(found.values())
 
@@ -121,12 +119,12 @@ def _steps(key: Row) -> str:
     if "recipe" not in key:
         return ""
     recipe = key["recipe"]
-    steps = f", {recipe['soft_epochs'] + recipe['hard_epochs']} steps, rate {recipe['learning_rate']:g}"
+    steps = f", {recipe['soft_steps'] + recipe['hard_steps']} steps, rate {recipe['learning_rate']:g}"
     if key["weights"] != TUNED["mec"]:
         return steps
-    epsilon = f"epsilon from {recipe['temperature_start']:g} to {recipe['temperature_end']:g}"
-    return f", {_MASSES[recipe.get('prior')]}, {epsilon}{steps}"
+    temperature = f"temperature from {recipe['temperature_start']:g} to {recipe['temperature_end']:g}"
+    return f", {_MASSES[recipe.get('prior')]}, {temperature}{steps}"
 
 
 def _percent(values: Sequence[float]) -> str:
-    return MEASURES["accuracy"].spread(values) if values else ""
+    return mean_std(values, factor=100) if values else ""

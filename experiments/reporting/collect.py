@@ -1,4 +1,4 @@
-"""Finished runs as rows and a table in the results:  python -m experiments.collect NAME RUN_FOLDER ...
+"""Finished runs as rows and a table in the results:  python -m experiments.reporting collect NAME RUN ...
 
 experiments/results/NAME/   rows.jsonl   a row a run: its config, versions, scores and bytes
                             log/RUN.jsonl   what each of its epochs was evaluated to
@@ -7,10 +7,8 @@ experiments/results/NAME/   rows.jsonl   a row a run: its config, versions, scor
 Runs that differ in the seed alone (and in the float run that they start from) make one line.
 """
 
-import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,14 @@ import numpy as np
 
 import mecq_reader
 from experiments.config import Config
-from experiments.reporting.rows import Row, markdown
-from experiments.runtime import console as status
+from experiments.reporting.migrate import NAMES
+from experiments.reporting.rows import RESULTS, Row, Rows, markdown
+from experiments.runtime import console
+from experiments.runtime.formatting import mean_std
 from experiments.runtime.run_folder import atomic_write_text, read_metrics, to_json
 from experiments.tasks.base import MEASURES
 from experiments.tasks.segmentation import pixel_accuracy
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 COLUMNS = ("network", "seeds", "{measure}", "bytes", "times smaller", "soft to hard")
 _FINAL = "final_hard_"
 # Where and how safely a run was made, not what it is.
@@ -93,6 +92,11 @@ def _details(folder: Path, measure: str) -> dict[str, float]:
 def of_config(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that make a run's result what it is, as JSON; those that are newer than the run by default."""
     known = {field.name for field in dataclasses.fields(Config)}
+    if old := [name for name in fields if name in NAMES]:
+        raise ValueError(
+            f"{old[0]} is now {NAMES[old[0]]}; bring the rows and run folders to today's names by: "
+            "python -m experiments.reporting migrate FOLDER"
+        )
     whole = Config(**{name: value for name, value in fields.items() if name in known})
     return {name: value for name, value in to_json(dataclasses.asdict(whole)).items() if name not in _AROUND}
 
@@ -154,7 +158,7 @@ def table(rows: Sequence[Row]) -> str:
         columns.append(f"{name.replace('_', ' ')}, %")
         lines[0].append("")
         for line, group in zip(lines[1:], order, strict=True):
-            line.append(MEASURES["accuracy"].spread([row["details"][name] for row in group]))
+            line.append(mean_std([row["details"][name] for row in group], factor=100))
     return markdown(columns, lines)
 
 
@@ -175,38 +179,23 @@ def _name(row: Row) -> str:
     return f"{method_of(row)}, {row['k']} levels" + ("" if trains(row) else ", not trained")
 
 
-def rows_of(folder: Path) -> list[Row]:
-    """The rows that a folder of results holds."""
-    path = folder / "rows.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
 def collect(out: Path, folders: Sequence[Path]) -> str:
     """Write rows, logs and table in the folder `out`; the table's text. Rows of other runs that are there stay."""
-    rows = {row["run"]: row for row in [*rows_of(out), *map(row_of, folders)]}
-    text = table(list(rows.values()))
-    (out / "log").mkdir(parents=True, exist_ok=True)
+    kept = Rows(out)
+    kept.rows = list({row["run"]: row for row in [*kept.rows, *map(row_of, folders)]}.values())
+    text = table(kept.rows)
     for folder in folders:
         epochs = [r for r in read_metrics(folder / "metrics.jsonl") if "epoch" in r]
         atomic_write_text(out / "log" / f"{folder.name}.jsonl", "".join(json.dumps(r) + "\n" for r in epochs))
-    atomic_write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows.values()))
+    kept.write()
     atomic_write_text(out / "table.md", text)
     return text
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.collect",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = console.parser("reporting collect", __doc__)
     parser.add_argument("name", help="folder in experiments/results")
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER")
     options = parser.parse_args(arguments)
-    return status.of(lambda: print(collect(RESULTS / options.name, options.runs)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return console.status(lambda: print(collect(RESULTS / options.name, options.runs)))

@@ -1,13 +1,11 @@
-"""The README's figures, from results on disk:  python -m experiments.gallery [--out docs]
+"""The README's figures, from results on disk:  python -m experiments.reporting gallery [--out docs]
 
 levels.png         levels and occupancy through training (results/digits_demo, by `make demo`)
 sizes.png          figure against bits against bytes, for every method and data set (arenas, and tables of runs)
 segmentation.png   predictions beside the truth, where the runs are in --runs (runs/camvid_*, by experiments.train)
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +14,10 @@ import numpy as np
 from experiments.config import Config
 from experiments.models import small as models
 from experiments.reporting import pictures, plots
-from experiments.reporting.collect import RESULTS, method_of, rows_of, trains
+from experiments.reporting.collect import method_of, trains
 from experiments.reporting.plots import Panel
-from experiments.reporting.rows import Rows
+from experiments.reporting.rows import RESULTS, Rows
+from experiments.runtime import console
 from experiments.tasks.base import MEASURES
 from mecq_jax.granularity import PerTensor
 from mecq_jax.nn import parameters_by_path
@@ -58,9 +57,9 @@ def of_arena(name: str) -> Panel:
 
 
 def of_runs(name: str) -> Panel:
-    """A panel of the rows that `experiments.collect` wrote; bytes of the files. What was run with fewer seeds than the
+    """A panel of the rows that `reporting collect` wrote; bytes of the files. What was run with fewer seeds than the
     first method is left out."""
-    rows = [row for row in rows_of(RESULTS / name) if trains(row)]
+    rows = [row for row in Rows(RESULTS / name).rows if trains(row)]
     measure, config = rows[0]["measure"], rows[0]["config"]
     kind = MEASURES[measure]
     found: dict[str, dict[float, list[float]]] = {FIRST: {}}
@@ -70,7 +69,7 @@ def of_runs(name: str) -> Panel:
         if method_of(row) == FIRST:
             sizes[np.log2(row["k"])] = row["bytes"]
     if "float" not in found:
-        raise ValueError(f"{name} has no run of method 'float', to compare with; experiments.campaign makes one")
+        raise ValueError(f"{name} has no run of method 'float', to compare with; experiments.sweep makes one")
     floating = float(np.mean([np.mean(x) for x in found.pop("float").values()]))
     seeds = {bits: len(x) for bits, x in found[FIRST].items()}
     scores = {
@@ -82,14 +81,9 @@ def of_runs(name: str) -> Panel:
     return Panel(f"{config['dataset']}, {config['model']}", unit, scores, sizes, floating)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.gallery",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = console.parser("reporting gallery", __doc__)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args(arguments)
@@ -102,7 +96,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if all((run / "model.safetensors").is_file() for run in runs):
         return pictures.main([*(f"--folder={run}" for run in runs), "-o", str(options.out / "segmentation.png")])
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,15 +14,15 @@ each file is replaced whole; the same command again changes nothing, or goes on 
 folder to which a run is writing.
 """
 
-import argparse
 import json
 import os
 import shutil
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from experiments.runtime import console
 
 # Fields, wherever they are in a record.
 NAMES = {
@@ -33,6 +33,8 @@ NAMES = {
     "certain": "certain_share",
     "lowest_mass": "min_level_mass",
 }
+# Beside these, of the recipe of a published network's fine-tune, which always counted steps.
+STEPS = {"soft_epochs": "soft_steps", "hard_epochs": "hard_steps"}
 # Values of the field `task` (in metrics it is a number, the task's loss).
 TASKS = {"classify": "classification", "segment": "segmentation", "language": "language"}
 # Parts of texts: names of ablations, and the command behind the rows of a published network.
@@ -58,29 +60,31 @@ class Change(NamedTuple):
     renames: Counter[str]
 
 
-def renamed(value: Any, count: Counter[str] | None = None) -> Any:
+def renamed(value: Any, count: Counter[str] | None = None, names: Mapping[str, str] = NAMES) -> Any:
     """A record of a training run, as JSON data, under today's names; one that has them already comes back the same.
 
     Args:
       value: config, row or metrics, whatever they are nested in.
       count: counts what is renamed.
+      names: of fields.
 
     Raises:
       UnknownError: at a task or a field of epsilon that is unknown, or at an old name beside its new one.
     """
     count = Counter() if count is None else count
     if isinstance(value, list):
-        return [renamed(item, count) for item in value]
+        return [renamed(item, count, names) for item in value]
     if not isinstance(value, dict):
         return value
     out: dict[str, Any] = {}
     for name, item in value.items():
-        new = NAMES.get(str(name), str(name))
+        new = names.get(str(name), str(name))
         if new != name and new in value:
             raise UnknownError(f"it holds both {name!r} and {new!r}; delete the one that is wrong")
         if "epsilon" in new:
             raise UnknownError(f"its field {name!r} is of no known meaning; add it to NAMES in {Path(__file__).name}")
-        out[new] = _text(name, item) if isinstance(item, str) else renamed(item, count)
+        inner = NAMES | STEPS if name == "recipe" and "network" in value else names
+        out[new] = _text(name, item) if isinstance(item, str) else renamed(item, count, inner)
         if new != name:
             count[f"{name} -> {new}"] += 1
         if isinstance(item, str) and out[new] != item:
@@ -225,17 +229,13 @@ def has_old_checkpoints(change: Change) -> bool:
     return any(change.path.parent.glob("checkpoints/*/[0-9]*/"))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.reporting migrate",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = console.parser("reporting migrate", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         found = changes(options.folders)
         for change in found:
             if has_old_checkpoints(change):
@@ -245,12 +245,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             replace(change.path, change.text)
             print(f"{change.path}: {', '.join(f'{name} ({n})' for name, n in sorted(change.renames.items()))}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(found)} files rewritten" if found else "nothing to change")
-    return 0
+        print(f"{len(found)} files rewritten" if found else "nothing to change")
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return console.status(work)

@@ -1,15 +1,13 @@
-"""Images, their truth and what runs make of them, side by side:
+"""Images, their truth and what runs make of them, side by side:  python -m experiments.reporting pictures ...
 
-python -m experiments.segmentation.pictures --folder runs/A --folder runs/B --images 3 -o file.png   [--data_dir PATH]
+python -m experiments.reporting pictures --folder runs/A --folder runs/B --images 3 -o file.png   [--data_dir PATH]
 
 A column for each run shows the prediction of its packed file, model.safetensors (which of a *_float config without soft
 and hard epochs holds the network rounded, not trained); --data_dir where the masks' folder now
 is, if not where the run had it.
 """
 
-import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +17,9 @@ from matplotlib.patches import Patch
 import mecq_reader
 from experiments.config import Config
 from experiments.data.masks import Classes
+from experiments.reporting.migrate import renamed
 from experiments.reporting.plots import panels
-from experiments.runtime import console as status
+from experiments.runtime import console
 from experiments.tasks import registry as tasks
 from experiments.tasks import segmentation as segment
 from experiments.training.run import unflatten
@@ -85,7 +84,7 @@ def draw(folders: Sequence[Path], count: int, path: Path, data_dir: str | None =
     columns: list[tuple[str, np.ndarray]] = []
     task: segment.Task | None = None
     for folder in folders:
-        config = Config(**mecq_reader.read_spec(folder / "model.safetensors")["extra"]["config"])
+        config = Config(**renamed(mecq_reader.read_spec(folder / "model.safetensors")["extra"]["config"]))
         config = dataclasses.replace(config, data_dir=data_dir or config.data_dir)
         if task is None:
             made = tasks.make_task(config)
@@ -104,20 +103,12 @@ def draw(folders: Sequence[Path], count: int, path: Path, data_dir: str | None =
     figure(path, images, columns, task.classes)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.segmentation.pictures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = console.parser("reporting pictures", __doc__)
     parser.add_argument("--folder", type=Path, action="append", required=True, help="a finished run's; repeat it")
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--data_dir")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    return status.of(lambda: draw(options.folder, options.images, options.output, options.data_dir))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return console.status(lambda: draw(options.folder, options.images, options.output, options.data_dir))

@@ -1,8 +1,8 @@
-"""Rows of measurements in a folder: rows.jsonl, kept as they come, each with the machine and versions behind it."""
+"""Rows of measurements in a folder, each with the machine and versions behind it; tables of them."""
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import jax
 
 from experiments.runtime.run_folder import atomic_write_text, versions
 
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 Row = dict[str, Any]
+Columns = Mapping[str, Callable[[Row], str]]  # title -> what a row has there
 
 
 def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]], rule: str = "---") -> str:
@@ -19,19 +21,41 @@ def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]], rule: str =
     return "".join("| " + " | ".join(line) + " |\n" for line in padded)
 
 
+def table(columns: Columns, rows: Iterable[Row]) -> str:
+    """A Markdown table of rows."""
+    return markdown(list(columns), ([shown(row) for shown in columns.values()] for row in rows))
+
+
+def section(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of numbers under its title."""
+    return f"### {title}\n\n" + markdown(columns, lines, "---:")
+
+
+def stamp() -> Row:
+    """The machine and versions."""
+    return {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "versions": versions()}
+
+
+def packages(with_what: Mapping[str, Any]) -> str:
+    """`versions` of packages as text."""
+    return ", ".join(f"{k} {v}" for k, v in with_what.items() if isinstance(v, str) and k != "git")
+
+
 class Rows:
-    """The rows on disk, and those that are added to them."""
+    """The rows that a folder holds in rows.jsonl, and those that are added to them as they come."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / "rows.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        self.folder, self.path = folder, folder / "rows.jsonl"
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         self.rows: list[Row] = [json.loads(line) for line in lines]
-        self.device = jax.devices()[0].device_kind
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Append rows; the file is written whole."""
-        stamp = {"device": self.device, "cores": os.cpu_count(), "versions": versions()}
-        self.rows += [{**row, **stamp} for row in rows]
+        """Append rows of this machine; the file is written whole."""
+        now = stamp()
+        self.rows += [{**row, **now} for row in rows]
+        self.write()
+
+    def write(self) -> None:
+        """Put the rows on disk."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))

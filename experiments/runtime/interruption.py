@@ -1,4 +1,4 @@
-"""Preemption: a scheduler's SIGTERM becomes a checkpoint at the next step and a clean end."""
+"""Interruption: a scheduler's SIGTERM, or a time limit, becomes a checkpoint and a clean end."""
 
 import contextlib
 import signal
@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 EXIT_STATUS = 75
 
 
-class Preempted(Exception):
-    """A run that was asked to stop, and has; the message says from where it goes on."""
+class Interrupted(Exception):
+    """Work that was asked to stop, and has; the message says from where it goes on."""
+
+
+Preempted = Interrupted
 
 
 @contextlib.contextmanager

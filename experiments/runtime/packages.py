@@ -1,14 +1,9 @@
 """A rival that is another package: qwix's quantization-aware training, as its own users apply it."""
 
-import importlib.util
-
 import jax.numpy as jnp
 from flax import nnx
 
-
-def installed(package: str | None) -> bool:
-    """Whether the package of a method is here; None is our own."""
-    return package is None or importlib.util.find_spec(package) is not None
+from experiments.runtime.console import installed as installed
 
 
 def with_qwix(model: nnx.Module, layers: str, k: int, shape: tuple[int, ...]) -> nnx.Module:

@@ -167,7 +167,8 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes `text` to `path` (UTF-8) so that a reader sees the old file or the new, never a part."""
+    """Writes `text` to `path` (UTF-8), in a folder that is made if need be: a reader sees the old file or the new."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(Path(path), bytes(text, "utf-8"))
 
 
@@ -234,7 +235,8 @@ def _refuse_other_config(path: Path, config: Any, defaults: Any) -> None:
         raise FileExistsError(
             f"{path.parent} holds a run with another config:\n"
             + "\n".join(differ)
-            + "\nChoose another folder, delete this one, or resume it (resume=True)."
+            + "\nChoose another folder, delete this one, or resume it (resume=True). Old names of fields become "
+            "today's by: python -m experiments.reporting migrate FOLDER"
         )
 
 

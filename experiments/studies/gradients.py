@@ -12,7 +12,7 @@ solution; time of the compiled value and gradient; XLA's temporaries for larger 
     mirror (ours)     dL/dw = dL/dw^ (meant: a descent direction for w, not the gradient), dL/dq exact
     straight-through  hard weights forward, dL/dw = dL/dw^: the gradient of another function
 
-    python -m experiments.studies.gradients [--field=value ...] [--out DIR]       # 4 minutes on 2 CPU cores
+    python -m experiments.studies gradients [--field=value ...] [--out DIR]       # 4 minutes on 2 CPU cores
 
 Measured (results/studies/gradients), n = 256 and 1024, epsilon from 1 to 0.003 var(w): ours is wrong by at most 0.02 %
 in w and in q, everywhere. ott-jax with SVD agrees to 0.02 % in w and 0.06 % in q down to epsilon 0.01, and to 0.6 and
@@ -26,9 +26,8 @@ iteration recomputes its p in the backward pass); at n = 65536, 18, 206 and 792 
 import dataclasses
 import logging
 import re
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,8 @@ import numpy as np
 from scipy.special import softmax
 
 from experiments.reporting.plots import CYCLE, caption, panels, save
-from experiments.studies import common
-from experiments.studies.common import Table, percent, significant
+from experiments.reporting.rows import section
+from experiments.runtime.formatting import percent, significant
 from experiments.studies.gradient_methods import Loss, methods
 from mecq_jax import quantizers
 
@@ -51,11 +50,11 @@ class Config:
     A method that needs more than `memory_limit` MB of temporaries there is compiled but not run.
     """
 
-    sizes: tuple = (256, 1024)
+    sizes: tuple[int, ...] = (256, 1024)
     k: int = 4
-    epsilons: tuple = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
-    unrolled: tuple = (10, 100, 1000)
-    large: tuple = (8192, 65536)
+    epsilons: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+    unrolled: tuple[int, ...] = (10, 100, 1000)
+    large: tuple[int, ...] = (8192, 65536)
     large_epsilon: float = 0.1
     memory_limit: float = 2000.0
     repeats: int = 7
@@ -186,7 +185,7 @@ def compute(config: Config) -> dict[str, Any]:
     }
 
 
-def tables(data: dict[str, Any]) -> list[Table]:
+def tables(data: dict[str, Any]) -> list[str]:
     """Errors in w, in q, and times, a row for each method and a column for each epsilon; then cost at a large n."""
     found = []
     for n, size in data["sizes"].items():
@@ -197,14 +196,14 @@ def tables(data: dict[str, Any]) -> list[Table]:
         ):
             rows = [[name, *(show(by[e].get(what)) for e in data["epsilons"])] for name, by in size.items()]
             rows = [row for row in rows if any(row[1:])]
-            found.append(Table(f"n = {n}: {title}", ["method", *(f"{e} var" for e in data["epsilons"])], rows))
+            found.append(section(f"n = {n}: {title}", ["method", *(f"{e} var" for e in data["epsilons"])], rows))
     for n, methods_ in data["cost"].items():
         rows = [
             [name, significant(x.get("megabytes"), 3), x.get("failed") or significant(x.get("milliseconds", "not run"))]
             for name, x in methods_.items()
         ]
         title = f"n = {n}, epsilon = {data['large_epsilon']:g} var: value and gradient"
-        found.append(Table(title, ["method", "temporaries, MB", "ms"], rows))
+        found.append(section(title, ["method", "temporaries, MB", "ms"], rows))
     return found
 
 
@@ -238,11 +237,3 @@ def draw(path: Path, data: dict[str, Any]) -> None:
     axes[2].margins(x=0.25)
     caption(axes[2], f"n = {large}, epsilon = {data['large_epsilon']:g} var", "time (ms)", "temporaries (MB)")
     save(figure, path)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    return common.main(sys.modules[__name__], "gradients", arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,13 +5,11 @@ A network is trained as its config says, packed, and put on an integer grid (`me
 and norms are rounded as well. Nothing is trained afterwards. Ranges come from `ranges` training images; accuracy is
 that of all test images, the difference to the packed network at equal seeds.
 
-    python -m experiments.studies.grid [--field=value ...] [--out DIR]       # 4 minutes on 2 CPU cores
+    python -m experiments.studies grid [--field=value ...] [--out DIR]       # 4 minutes on 2 CPU cores
 """
 
 import dataclasses
-import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,8 @@ import numpy as np
 from experiments import config as configs
 from experiments.portability.forward import forward_of
 from experiments.reporting.plots import CYCLE, caption, panels, save
-from experiments.studies import common
-from experiments.studies.common import Table
+from experiments.reporting.rows import section
+from experiments.runtime.formatting import mean_std
 from experiments.tasks.classification import make_task
 from experiments.training.run import run
 from mecq_jax import export, inference, storage
@@ -34,7 +32,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 class Config:
     """`network`: a file of experiments/configs, with `overrides`; the bits to try; `ranges`: images that set ranges."""
 
-    network: str = "digits_cnn_w2"
+    network: str = "digits_cnn"
     seeds: int = 3
     level_bits: tuple[int, ...] = (8, 6, 4, 3)
     activation_bits: tuple[int, ...] = (8, 6, 4, 3)
@@ -90,19 +88,15 @@ def _bits(data: dict[str, Any], what: str) -> list[int]:
     return sorted({r[what] for r in data["records"]}, reverse=True)
 
 
-def _spread(x: np.ndarray) -> str:
-    return f"{x.mean():+.2f} ± {x.std(ddof=1):.2f}" if len(x) > 1 else f"{x.mean():+.2f}"
-
-
-def tables(data: dict[str, Any]) -> list[Table]:
+def tables(data: dict[str, Any]) -> list[str]:
     levels, activations = _bits(data, "level_bits"), _bits(data, "activation_bits")
-    rows = [[str(a), *(_spread(cost(data, b, a)) for b in levels)] for a in activations]
+    rows = [[str(a), *(mean_std(cost(data, b, a), "+.2f") for b in levels)] for a in activations]
     accuracies = [f"{100 * np.mean(data[what]):.2f}" for what in ("float", "packed")]
     title = (
         f"Accuracy on the grid less that of the packed network ({accuracies[1]} %; float {accuracies[0]} %), in "
         "points, mean ± std over seeds"
     )
-    return [Table(title, ["bits of activations", *(f"levels of {b} bits" for b in levels)], rows)]
+    return [section(title, ["bits of activations", *(f"levels of {b} bits" for b in levels)], rows)]
 
 
 def draw(path: Path, data: dict[str, Any]) -> None:
@@ -114,9 +108,3 @@ def draw(path: Path, data: dict[str, Any]) -> None:
     caption(axis, "test accuracy less the packed network's", "bits of activations", "points")
     axis.legend(frameon=False, fontsize=8)
     save(figure, path)
-
-
-main = partial(common.main, sys.modules[__name__], "grid")
-
-if __name__ == "__main__":
-    sys.exit(main(None))

@@ -13,7 +13,7 @@ Sinkhorn starts from zero potentials, from the library's cold start (`starts.bes
 0 and to infinity) and warm, from the solution before every weight moved by about 1e-3 std(w); Newton cold and warm.
 Then digits are trained at 2 bits (mirror gradient, warm from step to step, short) with each solver of `training`.
 
-    python -m experiments.studies.iterations [--field=value ...] [--out DIR]       # 4 minutes on 2 CPU cores
+    python -m experiments.studies iterations [--field=value ...] [--out DIR]       # 4 minutes on 2 CPU cores
 
 Measured (results/studies/iterations; errors under 1e-5 are within the reference's own). Two passes of Newton are
 enough for training: over all k and epsilon dL/dw is wrong by at most 1.5 % after one cold pass (k = 16, epsilon 1) and
@@ -26,9 +26,7 @@ is 0.28 points).
 """
 
 import dataclasses
-import sys
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,15 +38,15 @@ from matplotlib.axes import Axes
 
 from experiments import config as configs
 from experiments.reporting.plots import BLUE, CYCLE, ORANGE, caption, panels, save
-from experiments.studies import common
-from experiments.studies.common import Table, percent, significant
+from experiments.reporting.rows import section
+from experiments.runtime.formatting import mean_std, percent, significant
 from experiments.tasks import registry as tasks
 from experiments.training import run as runs
 from mecq_jax import quantizers, transport
 from mecq_jax.transport import Newton, Sinkhorn, readout, sorted_sample
 
 SOLVERS = ("sinkhorn zero", "sinkhorn cold", "sinkhorn warm", "newton cold", "newton warm")
-DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn_w2.py"
+DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn.py"
 METRICS = {
     "marginal": "marginal error k max|b - m|",
     "soft": "RMS error of the soft weights over std(w), %",
@@ -62,13 +60,13 @@ class Config:
     """Sizes. `training` holds the solvers that digits are trained with, of `seeds` seeds (0: no training)."""
 
     n: int = 4096
-    levels: tuple = (4, 8, 16)
-    epsilons: tuple = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
-    sinkhorn: tuple = (1, 2, 3, 5, 10, 30, 100, 300, 1000)
-    newton: tuple = (1, 2, 3, 5, 8)
+    levels: tuple[int, ...] = (4, 8, 16)
+    epsilons: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+    sinkhorn: tuple[int, ...] = (1, 2, 3, 5, 10, 30, 100, 300, 1000)
+    newton: tuple[int, ...] = (1, 2, 3, 5, 8)
     moved: float = 1e-3
     seed: int = 0
-    training: tuple = ("sinkhorn 1", "sinkhorn 10", "sinkhorn 100", "newton 1", "newton 2")
+    training: tuple[str, ...] = ("sinkhorn 1", "sinkhorn 10", "sinkhorn 100", "newton 1", "newton 2")
     seeds: int = 2
     float_epochs: int = 8
     soft_epochs: int = 6
@@ -197,7 +195,7 @@ def shown(data: dict[str, Any]) -> str:
     return "4" if "4" in data["errors"] else next(iter(data["errors"]))
 
 
-def tables(data: dict[str, Any]) -> list[Table]:
+def tables(data: dict[str, Any]) -> list[str]:
     """Iterations to 1 % for every k; the four errors for one k, a row for each epsilon and solver; training."""
     found = [_needed(data)]
     k, every = shown(data), sorted({c for counts in data["counts"].values() for c in counts})
@@ -208,13 +206,13 @@ def tables(data: dict[str, Any]) -> list[Table]:
             for solver, counts in data["counts"].items():
                 values = dict(zip(counts, data["errors"][k][solver][metric][i], strict=True))
                 rows.append([f"{epsilon:g}", solver, *(show(values.get(c)) for c in every)])
-        found.append(Table(f"{title}, k = {k}", ["epsilon/var", "iterations", *map(str, every)], rows))
+        found.append(section(f"{title}, k = {k}", ["epsilon/var", "iterations", *map(str, every)], rows))
     if data["training"]:
         found.append(_training_table(data["training"]))
     return found
 
 
-def _needed(data: dict[str, Any], bound: float = 0.01) -> Table:
+def _needed(data: dict[str, Any], bound: float = 0.01) -> str:
     rows = []
     for k, errors in data["errors"].items():
         for i, epsilon in enumerate(data["epsilons"]):
@@ -224,20 +222,19 @@ def _needed(data: dict[str, Any], bound: float = 0.01) -> Table:
                 row.append(str(enough[0]) if enough else f"> {counts[-1]}")
             rows.append(row)
     title = f"Iterations, of those tried, until the error of dL/dw is {100 * bound:g} % or less"
-    return Table(title, ["k", "epsilon/var", *data["counts"]], rows)
+    return section(title, ["k", "epsilon/var", *data["counts"]], rows)
 
 
-def _training_table(training: dict[str, list[dict[str, float]]]) -> Table:
+def _training_table(training: dict[str, list[dict[str, float]]]) -> str:
     rows = []
     for name, seeds in training.items():
         row = [name]
         for key in ("float", "soft", "hard", "gap"):
-            values = 100 * np.array([s[key] for s in seeds])
-            row.append(f"{values.mean():.2f} ± {values.std():.2f}")
+            row.append(mean_std([s[key] for s in seeds], factor=100))
         row += [significant(float(np.mean([s[f"{x}_marginal_error"] for s in seeds]))) for x in ("median", "worst")]
         rows.append(row)
     columns = ["iterations a step", "float, %", "soft, %", "hard, %", "gap, points", "median marginal error", "worst"]
-    return Table(f"digits, 2 bits, test accuracy over {len(seeds)} seeds (mean ± std)", columns, rows)
+    return section(f"digits, 2 bits, test accuracy over {len(seeds)} seeds (mean ± std)", columns, rows)
 
 
 def draw(path: Path, data: dict[str, Any]) -> None:
@@ -274,11 +271,3 @@ def _draw_training(axis: Axes, training: dict[str, list[dict[str, float]]]) -> N
     axis.margins(y=0.25)
     caption(axis, "digits, 2 bits, each seed and the mean", "solver, iterations a training step", "test accuracy (%)")
     axis.legend(frameon=False, ncols=2, loc="upper left")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    return common.main(sys.modules[__name__], "iterations", arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

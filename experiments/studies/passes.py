@@ -4,12 +4,10 @@ For groups of several kinds, k levels at the quantiles and epsilon from 1e-4 to 
 marginal error k max_j |b_j - m_j| is within 1e-5, or within what a rounding of float32 potentials moves the masses by;
 the most over a few seeds, and the worst error that was left. `!` marks a solution that says it has not converged.
 
-    python -m experiments.studies.passes [--field=value ...] [--out DIR]       # half a minute on 2 CPU cores
+    python -m experiments.studies passes [--field=value ...] [--out DIR]       # half a minute on 2 CPU cores
 """
 
 import dataclasses
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.reporting.plots import CYCLE, caption, panels, save
-from experiments.studies import common
-from experiments.studies.common import Table
+from experiments.reporting.rows import section
 from mecq_jax import quantizers, transport
 
 KINDS = {
@@ -66,7 +63,7 @@ def compute(config: Config) -> dict[str, Any]:
     return {"records": records}
 
 
-def tables(data: dict[str, Any]) -> list[Table]:
+def tables(data: dict[str, Any]) -> list[str]:
     epsilons = sorted({r["epsilon"] for r in data["records"]}, reverse=True)
     rows: dict[tuple[str, int], list[str]] = {}
     for r in data["records"]:
@@ -74,7 +71,7 @@ def tables(data: dict[str, Any]) -> list[Table]:
         rows.setdefault((r["kind"], r["k"]), []).append(text)
     columns = ["weights", "k", *(f"{e:g} var" for e in epsilons)]
     return [
-        Table(
+        section(
             "Newton's iterations from a cold start (marginal error left)",
             columns,
             [[kind, str(k), *cells] for (kind, k), cells in rows.items()],
@@ -95,9 +92,3 @@ def draw(path: Path, data: dict[str, Any]) -> None:
         caption(axis, f"k = {k}", "epsilon / var(w)", "passes over the weights")
     axes[0].legend(frameon=False, fontsize=8)
     save(figure, path)
-
-
-main = partial(common.main, sys.modules[__name__], "passes")
-
-if __name__ == "__main__":
-    sys.exit(main(None))

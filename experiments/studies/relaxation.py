@@ -8,7 +8,7 @@ float CNN trained on digits), levels at Lloyd-Max's, for each rho, epsilon (rela
     error   = mean_i (w_i - mu_codes_i)^2 / var(w),    over the same with codes of the nearest levels (Lloyd-Max)
     occupancy of the codes and masses m_j of the soft assignment, least and most, times k;    mean entropy, nats
 
-    python -m experiments.studies.relaxation [--float_run=RUN] [--field=value ...] [--out DIR]    # 4 minutes, 2 cores
+    python -m experiments.studies relaxation [--float_run=RUN] [--field=value ...] [--out DIR]    # 4 minutes, 2 cores
 
 Measured (results/studies/relaxation). Exact masses cost nothing at 1 bit and, at epsilon 0.003, 1.18, 1.62, 2.41 times
 Lloyd-Max's error at 2, 3, 4 bits on Gaussian weights; 1.48, 2.44, 3.95 on Laplace, 1.42, 2.84, 5.79 on Student-t, but
@@ -19,9 +19,7 @@ falls; at epsilon 0.003 rho = 0.9 is within 0.5 % of Lloyd-Max's error everywher
 """
 
 import dataclasses
-import sys
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,12 +32,12 @@ from matplotlib.axes import Axes
 import mecq_reader
 from experiments import config as configs
 from experiments.reporting.plots import CYCLE, caption, panels, save
-from experiments.studies import common
-from experiments.studies.common import Table, significant
+from experiments.reporting.rows import section
+from experiments.runtime.formatting import significant
 from experiments.training import run as runs
 from mecq_jax import quantizers, transport
 
-DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn_w2.py"
+DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn.py"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,10 +45,10 @@ class Config:
     """Sizes. `float_run`: folder of a run to take trained `kernels` from; None trains digits for `float_epochs`."""
 
     n: int = 20_000
-    balances: tuple = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
-    epsilons: tuple = (0.3, 0.03, 0.003)
-    bits: tuple = (1, 2, 3, 4)
-    kernels: tuple = ("convs/2/kernel", "convs/3/kernel")
+    balances: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+    epsilons: tuple[float, ...] = (0.3, 0.03, 0.003)
+    bits: tuple[int, ...] = (1, 2, 3, 4)
+    kernels: tuple[str, ...] = ("convs/2/kernel", "convs/3/kernel")
     float_run: str | None = None
     float_epochs: int = 8
     seed: int = 0
@@ -147,7 +145,7 @@ def _values(data: dict[str, Any], key: str) -> list[Any]:
     return list(dict.fromkeys(r[key] for r in data["records"]))
 
 
-def tables(data: dict[str, Any]) -> list[Table]:
+def tables(data: dict[str, Any]) -> list[str]:
     """A row for each group and number of bits, a column for each balance, for each epsilon; then occupancy."""
     balances, found = _values(data, "balance"), []
     shown = (
@@ -166,7 +164,7 @@ def tables(data: dict[str, Any]) -> list[Table]:
                     records = select(data, weights=name, bits=bits, epsilon=epsilon)
                     rows.append([name, str(bits), *(show(r) for r in records)])
             columns = ["weights", "bits", *(f"rho = {b:g}" for b in balances)]
-            found.append(Table(f"epsilon = {epsilon:g} var: {title}", columns, rows))
+            found.append(section(f"epsilon = {epsilon:g} var: {title}", columns, rows))
     return found
 
 
@@ -198,11 +196,3 @@ def _line(axis: Axes, records: list[dict[str, Any]], key: str, style: str, colou
     x = list(range(len(records)))
     axis.plot(x, [r[key] for r in records], style, color=colour, marker="o", markersize=3, label=label)
     axis.set_xticks(x, [f"{r['balance']:g}" for r in records])
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    return common.main(sys.modules[__name__], "relaxation", arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,15 +6,15 @@ from experiments.config import Config
 from experiments.tasks.base import Task
 
 MODULES = {
-    "classify": "experiments.tasks.classification",
-    "segment": "experiments.tasks.segmentation",
+    "classification": "experiments.tasks.classification",
+    "segmentation": "experiments.tasks.segmentation",
     "language": "experiments.tasks.language",
 }
 # Data sets too large for memory, read while training.
 STREAMED = {
-    ("classify", "imagenet2012"): "experiments.tasks.streamed_classification",
-    ("segment", "ade20k"): "experiments.tasks.ade20k",
-    ("segment", "scene_parse150"): "experiments.tasks.ade20k",
+    ("classification", "imagenet2012"): "experiments.tasks.streamed_classification",
+    ("segmentation", "ade20k"): "experiments.tasks.ade20k",
+    ("segmentation", "scene_parse150"): "experiments.tasks.ade20k",
 }
 
 

@@ -131,18 +131,22 @@ class Layout:
         parts: dict[str, Any] = {
             "step": whole,
             "params": jax.tree_util.tree_map_with_path(of_owner, state.params),
-            "quantized": Quantized(
-                plan,
-                {path: dict.fromkeys(own, groups[path]) for path, own in quantized.parameters.items()},
-                {path: dict.fromkeys(own, groups[path]) for path, own in quantized.state.items()},
-                {path: specs[path] for path in quantized.codes},
-            ),
+            "quantized": dataclasses.replace(quantized, **self._of_quantized(quantized, specs, groups)),
             "model_state": jax.tree.map(lambda x: whole, state.model_state),
             "opt_state": jax.tree_util.tree_map_with_path(of_owner, state.opt_state),
             "rng": whole,
         }
         is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), TrainState(**parts), is_leaf=is_spec)
+
+    @staticmethod
+    def _of_quantized(quantized: Quantized, specs: Any, groups: Any) -> dict[str, Any]:
+        """What each group keeps lies as `groups` says, codes as their weights."""
+        kept = {
+            name: {path: dict.fromkeys(own, groups[path]) for path, own in getattr(quantized, name).items()}
+            for name in ("parameters", "state")
+        }
+        return {**kept, "codes": {path: specs[path] for path in quantized.codes}}
 
     def _groups(self, plan: Plan, path: str, spec: PartitionSpec) -> PartitionSpec:
         """Of what each group of a leaf keeps, [g, k]: split where its channels are, whole elsewhere."""

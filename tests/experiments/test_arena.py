@@ -11,8 +11,8 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import campaign, suite
 from experiments import config as configs
+from experiments import sweep
 from experiments.arena import __main__ as command
 from experiments.arena import ablations as recipe
 from experiments.arena import command as shared
@@ -189,7 +189,7 @@ def test_a_pause_is_an_exit_status_of_its_own(tmp_path, capsys):
     def paused(*_, **__):
         raise Paused("paused after 0.0 minutes; the same command goes on from here")
 
-    path = str(campaign.CONFIGS / "arena" / "cifar10_small.py")
+    path = str(sweep.CONFIGS / "arena" / "cifar10_small.py")
     assert shared.command("arena", "", paused, str, [path, "--folder", str(tmp_path)]) == 75
     assert "the same command goes on" in capsys.readouterr().err
 
@@ -244,8 +244,8 @@ def test_qwix_rounds_the_layers_that_ours_do(task):
 
 @pytest.mark.fast
 def test_the_arenas_that_come_along_build_their_models_and_every_method():
-    paths = sorted((campaign.CONFIGS / "arena").glob("*.py"))
-    assert {path.stem for path in paths} >= {*map(os.path.basename, suite.ARENAS), "cifar10_small", "fashion_small"}
+    paths = sorted((sweep.CONFIGS / "arena").glob("*.py"))
+    assert {path.stem for path in paths} >= {*map(os.path.basename, sweep.ARENAS), "cifar10_small", "fashion_small"}
     for path in paths:
         arena = configs.load_object(path, "arena", Arena)
         assert set(arena.methods) == set(METHODS)

@@ -1,4 +1,4 @@
-"""Every config file loads, and takes two steps of each phase that it has and an evaluation, on mocks of its data.
+"""Every variant of a config loads, takes two steps of each phase that it has and is evaluated, on mocks of its data.
 
 The networks are narrow and not deep, and one of their kernels is quantized; the plan is made for all of them.
 """
@@ -26,10 +26,13 @@ from experiments.training.recipe import float_trainer, phases, quantized_trainer
 from mecq_jax.params import Rule, make_plan, quantize_tree
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "configs"
-ALL = sorted(path.stem for path in FOLDER.glob("*.py"))
-LOW = [name for name in ALL if re.search(r"_w\d", name)]
+# Those without a float run of their own, which train all phases at once, are shown at 2 bits alone.
+ALONE = ("cifar10_resnet20", "cifar10_resnet8_cpu", "digits_cnn", "fashion_mlp")
+NETWORKS = sorted(path.stem for path in FOLDER.glob("*.py"))
+VARIANTS = ("bits=2", "bits=3", "bits=4", "method=float")
+ALL = [f"{name}.py:{variant}" for name in NETWORKS for variant in (VARIANTS[:1] if name in ALONE else VARIANTS)]
 # Left to `make test-configs`: 8 and 16 levels, which take long to compile, and networks whose kind another config has.
-REST = re.compile(r".*_w[34]|(ade20k_deeplab|camvid_segformer|cifar10|text8_llama_large)_.*")
+REST = re.compile(r".*bits=[34]|(ade20k_deeplab|camvid_segformer|cifar10_|text8_llama_large).*")
 CASES = [pytest.param(name, marks=pytest.mark.configs) if REST.fullmatch(name) else name for name in ALL]
 EXAMPLES, BATCH, CONTEXT = 9, 4, 8
 
@@ -37,25 +40,60 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def load(name: str) -> Config:
-    return config.load(FOLDER / f"{name}.py")
+    return config.load(FOLDER / name)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_says_its_commands_and_is_at_2_bits_by_itself(name):
+    written = (FOLDER / f"{name}.py").read_text()
+    assert "python -m experiments.train" in written and f"experiments/configs/{name}.py" in written
+    found = load(f"{name}.py")
+    assert found == load(f"{name}.py:bits=2") and found.k == 4 and found.soft_epochs
+    assert found.float_run == (None if name in ALONE else f"runs/{name}_float")
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_it_loads(name):
-    found = load(name)
-    written = (FOLDER / f"{name}.py").read_text()
-    assert "python -m experiments.train" in written and f"experiments/configs/{name}.py" in written
-    if found.float_run:  # its float run is a config here, of the same network and data
-        base = load(found.float_run.removeprefix("runs/"))
-        for field in ("task", "dataset", "size", "context", "model", "width"):
-            assert getattr(found, field) == getattr(base, field)
+def test_a_variant_has_its_levels_and_starts_from_the_float_network_of_its_file(name):
+    network, _, variant = name.partition(".py:")
+    own, found = config.named(FOLDER / name)
+    if variant == "method=float":
+        assert own == f"{network}_float" and not found.float_run and not found.soft_epochs + found.hard_epochs
+    else:
+        bits = variant.removeprefix("bits=")
+        assert own == f"{network}_w{bits}" and found.k == 2 ** int(bits)
+    start = load(f"{network}.py:method=float")
+    for field in ("task", "dataset", "size", "context", "model", "width"):
+        assert getattr(found, field) == getattr(start, field)
 
 
-@pytest.mark.parametrize("name", LOW)
-def test_it_has_the_levels_that_its_name_says(name):
-    found, (network, bits) = load(name), re.match(r"(.*)_w(\d)", name).groups()
-    assert found.k == 2 ** int(bits) and found.soft_epochs
-    assert found.float_run == f"runs/{network}_float" if f"{network}_float" in ALL else not found.float_run
+def test_a_method_can_be_chosen_with_the_bits_or_without():
+    name, found = config.named(FOLDER / "camvid_unet.py:method=lsq,bits=3")
+    assert name == "camvid_unet_w3_lsq" and found == dataclasses.replace(load("camvid_unet.py:bits=3"), method="lsq")
+    assert config.named(FOLDER / "camvid_unet.py:method=lsq")[0] == "camvid_unet_w2_lsq"
+    name, found = config.named(FOLDER / "camvid_unet.py:bits=2,method=float")  # trained on under the recipe
+    assert name == "camvid_unet_w2_float" and found == dataclasses.replace(load("camvid_unet.py"), method="float")
+
+
+@pytest.mark.parametrize(
+    "variant,said",
+    [
+        ("bits=5", "variant 'bits=5': bits must be one of 1, 2, 3, 4"),
+        ("bits=2,bits=3", "write bits=N, method=NAME"),
+        ("method=round", "variant 'method=round': method must be one of mec, "),
+        ("float", "'float': write bits=N"),
+        ("width=8", "any field of a config is changed by an argument of its own, --field=value"),
+    ],
+)
+def test_an_unknown_variant_is_refused(variant, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load(f"digits_cnn.py:{variant}")
+
+
+def test_a_file_of_one_config_has_no_variants(tmp_path):
+    (tmp_path / "own.py").write_text("from experiments.config import Config\nconfig = Config(k=8)\n")
+    assert config.named(tmp_path / "own.py") == ("own", Config(k=8))
+    with pytest.raises(ValueError, match=r"variant 'bits=2': .*own.py has none; a field is changed by --field=value"):
+        config.load(f"{tmp_path / 'own.py'}:bits=2")
 
 
 # The published kinds of blocks, fewer of them, and of ResNets none that starts as its shortcut: a float run's do not.

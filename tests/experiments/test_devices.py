@@ -27,7 +27,7 @@ from experiments.training.recipe import quantized_trainer
 from mecq_jax.params import leaves_by_path, quantize_tree
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-CONFIG = "experiments/configs/digits_cnn_w2.py"
+CONFIG = "experiments/configs/digits_cnn.py"
 SMALL = [
     "--model=norm_mlp",
     "--width=64",

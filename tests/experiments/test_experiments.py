@@ -40,7 +40,7 @@ def test_every_config_loads_and_builds_its_quantizer():
     ],
 )
 def test_bad_fields_are_refused_before_training(argument, message, capsys):
-    assert train.main(["--config", "experiments/configs/digits_cnn_w2.py", argument]) == 2
+    assert train.main(["--config", "experiments/configs/digits_cnn.py", argument]) == 2
     assert message in capsys.readouterr().err
 
 

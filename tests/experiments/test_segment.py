@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def config(folder):
     return Config(
-        task="segment",
+        task="segmentation",
         dataset="folder",
         data_dir=str(folder),
         size=(24, 32),

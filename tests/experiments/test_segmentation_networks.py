@@ -85,7 +85,7 @@ def test_an_encoder_starts_from_a_classifiers_weights(tmp_path):
     classifier.stem_norm.mean[...] = jnp.arange(4.0)
     task = parts(classifier)
     storage.save(tmp_path / "float.safetensors", named(task["params"], task["model_state"]))
-    config = Config(task="segment", model="resnet18_deeplab", width=4, encoder_run=str(tmp_path))
+    config = Config(task="segmentation", model="resnet18_deeplab", width=4, encoder_run=str(tmp_path))
     model = networks.made(config, 5)
     np.testing.assert_array_equal(model.encoder.stem_norm.mean[...], np.arange(4.0))
     for ours, theirs in (

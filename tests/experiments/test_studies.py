@@ -2,11 +2,16 @@
 
 import importlib
 import json
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
+from experiments import config as configs
+from experiments.reporting import measured, tables
+from experiments.runtime.console import command_line
+from experiments.runtime.formatting import mean_std, significant
 from experiments.studies import common, gradients, grid, iterations, passes, relaxation
 
 STUDIES = {"iterations": iterations, "gradients": gradients, "relaxation": relaxation, "passes": passes, "grid": grid}
@@ -18,9 +23,9 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 def write(tmp_path, name, config, data):
     """table.md, data.json and figure.png are there and hold what was computed."""
     module = STUDIES[name]
-    text = common.write(tmp_path, name, config, {**data, "seconds": 1.0}, module.tables(data), module.draw)
+    text = common.write(tmp_path, module, config, {**data, "seconds": 1.0})
     assert {p.name for p in tmp_path.iterdir()} == {"table.md", "data.json", "figure.png"}
-    assert f"python -m experiments.studies.{name}" in text.splitlines()[0]
+    assert f"python -m experiments.studies {name}" in text.splitlines()[0]
     assert (tmp_path / "table.md").read_text() == text and "jax" in text
     assert json.loads((tmp_path / "data.json").read_text())["versions"]["jax"] == jax.__version__
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
@@ -61,7 +66,7 @@ def test_iterations_trains_with_another_solver(tmp_path, monkeypatch):
     (sinkhorn,) = one["sinkhorn 1"]
     assert 0 < sinkhorn["float"] <= 1 and 0 < sinkhorn["soft"] <= 1
     assert 1e-4 < sinkhorn["median_marginal_error"] < 0.5, "two steps of Newton would be at 1e-6"
-    assert "sinkhorn 1" in iterations._training_table(one).markdown()
+    assert "sinkhorn 1" in iterations._training_table(one)
 
 
 def test_gradients(tmp_path, monkeypatch):
@@ -97,7 +102,7 @@ def test_a_method_that_fails_is_in_the_table():
     assert gradients.relative(np.array([np.nan]), np.ones(1)) == "NaN"
     size = {"broken": {"0.1": {"w": found["failed"], "q": "NaN"}}}
     data = {"sizes": {"64": size}, "epsilons": ["0.1"], "large_epsilon": 0.1, "cost": {"64": {"broken": found}}}
-    text = "".join(table.markdown() for table in gradients.tables(data))
+    text = "".join(gradients.tables(data))
     assert text.count("raises FloatingPointError") == 2 and "NaN" in text
 
 
@@ -127,21 +132,27 @@ def test_grid(tmp_path):
     write(tmp_path, "grid", config, data)
 
 
-REFUSED = [("--nn=3", "unknown field"), ("--n=x", "not a int"), ("--n", "write --field")]
+REFUSED = [("--nn=3", "unknown field"), ("--n=x", "not of type int"), ("--n", "write --field")]
 
 
 @pytest.mark.parametrize("argument,message", REFUSED)
 def test_bad_fields_are_refused(argument, message, capsys):
-    assert relaxation.main([argument]) == 2
+    assert common.main(relaxation, [argument]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_fields_have_their_types(tmp_path):
-    arguments = ["--bits=2", "--epsilons=[1.0, 0.1]", "--float_run=some", "--out", str(tmp_path)]
-    config, out = common.parse(relaxation.Config, arguments, "relaxation")
-    assert config.bits == (2,) and config.epsilons == (1.0, 0.1) and config.float_run == "some" and out == tmp_path
-    assert str(tmp_path) not in common.command("relaxation", config)
-    assert common.significant(0.00012) == "1.2e-04" and common.significant(123.4) == "123"
+def test_fields_have_their_types():
+    config = configs.override(relaxation.Config(), ["--bits=2", "--epsilons=[1.0, 0.1]", "--float_run=some"])
+    assert config.bits == (2,) and config.epsilons == (1.0, 0.1) and config.float_run == "some"
+    assert command_line("studies relaxation", config).endswith("'--epsilons=(1.0, 0.1)' '--bits=(2,)' --float_run=some")
+    with pytest.raises(ValueError, match=r"bits = 'x' is not of type tuple\[int, ...\]"):
+        configs.override(relaxation.Config(), ["--bits=x"])
+
+
+def test_numbers_as_text():
+    assert significant(0.00012) == "1.2e-04" and significant(123.4) == "123"
+    assert mean_std([0.1]) == "0.10" and mean_std([0.1, 0.3], ".1f", 100) == "20.0 ± 14.1"  # of a sample
+    assert mean_std(np.array([1.0, 2.0]), "+.1f") == "+1.5 ± 0.7"
 
 
 BENCHMARKS = {
@@ -154,17 +165,16 @@ BENCHMARKS = {
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_benchmarks_run_and_go_on_where_they_stopped(name, tmp_path):
     benchmark = importlib.import_module(f"experiments.benchmarks.{name}")
+    tiny = partial(measured.measured, benchmark.COLUMNS, benchmark.pieces(True), tmp_path)
     column, wanted = BENCHMARKS[name]
-    rows = benchmark.main(["--tiny", "--out", str(tmp_path)]).rows
+    rows = tiny()
     assert {r[column] for r in rows} >= wanted
     assert all(x > 0 for r in rows for field, x in r.items() if field.startswith("seconds"))
-    assert all(f"| {w} |" in (tmp_path / name / "table.md").read_text() for w in wanted)
-    assert len(benchmark.main(["--tiny", "--out", str(tmp_path)]).rows) == len(rows), "nothing is measured twice"
+    assert all(f"| {w} |" in (tmp_path / "table.md").read_text() for w in wanted)
+    assert len(tiny()) == len(rows), "nothing is measured twice"
 
 
 def test_the_readme_holds_the_tables_on_disk():
-    from experiments.reporting import readme
-
-    text = (readme.ROOT / "README.md").read_text()
-    assert len(readme.BLOCK.findall(text)) == 10
-    assert readme.filled(text) == text, "run python -m experiments.readme"
+    text = (tables.ROOT / "README.md").read_text()
+    assert tables.BLOCK.search(text)
+    assert tables.filled(text) == text, "run python -m experiments.reporting tables"

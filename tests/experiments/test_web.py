@@ -76,7 +76,7 @@ def test_what_is_missing_is_named(tmp_path, runtime, monkeypatch, capsys):
         web.browser()
     with pytest.raises(FileNotFoundError, match="--run the folder of a finished run"):
         web.build(tmp_path / "no run", tmp_path / "page", runtime)
-    assert web.main(["--run", str(tmp_path / "no run"), "--runtime", str(runtime)]) == 1
+    assert web.main(["--run", str(tmp_path / "no run"), "--runtime", str(runtime)]) == 2
     assert "error: " in capsys.readouterr().err
     network = run(TINY, tmp_path / "run").folder
     (runtime / web.RUNTIME[1]).unlink()
