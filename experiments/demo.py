@@ -42,11 +42,11 @@ class Trace:
         self.steps, self.levels, self.occupancy, self.weights = [], [], [], []
 
     def __call__(self, state, trainer):
-        if LAYER in state.quant:
+        if LAYER in state.quantized.parameters:
             self.steps.append(int(state.step))
-            levels = trainer.plan.quantizers[LAYER].levels(state.quant[LAYER], state.quant_state[LAYER])
+            levels = state.quantized.levels(LAYER)
             self.levels.append(np.asarray(levels[0]))
-            codes = np.asarray(state.codes[LAYER]).ravel()
+            codes = np.asarray(state.quantized.codes[LAYER]).ravel()
             self.occupancy.append(np.bincount(codes, minlength=len(self.levels[-1])) / codes.size)
             weights = np.asarray(leaves_by_path(state.params)[LAYER]).ravel()
             self.weights = [*self.weights[:1], weights]

@@ -34,6 +34,7 @@ from experiments.runtime.divergence import Diverged
 from experiments.runtime.interruption import EXIT_STATUS, Interrupted, stop_on_sigterm
 from experiments.tasks import registry as tasks
 from experiments.training import run as runs
+from mecq_jax.training import writes
 
 
 def _quiet_orbax() -> None:
@@ -83,7 +84,7 @@ def _told(batch: int) -> Iterator[dict]:
     """Progress and requests to stop. JAX itself hears the SIGTERM of each of several processes."""
     with contextlib.ExitStack() as stack:
         told: dict = {}
-        if devices.writes():
+        if writes():
             told["progress"] = stack.enter_context(console.bar(batch=batch))
         if jax.process_count() == 1:
             told["stop"] = stack.enter_context(stop_on_sigterm())
@@ -95,7 +96,7 @@ def _train(config: Config, folder: Path, options: argparse.Namespace) -> None:
     task = tasks.make_task(config)
     with _told(config.batch) as told:
         result = runs.run(config, folder, resume=options.resume, task=task, devices=where, **told)
-    if not devices.writes():
+    if not writes():
         return
     print(result.report)
     scores = {"float": result.float_score, "soft": result.soft_score, "hard": result.hard_score}

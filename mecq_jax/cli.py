@@ -2,6 +2,7 @@
 
   mecq inspect model.safetensors                   what is in a packed file, and what it weighs
   mecq verify model.safetensors                    checksum, invariants, and that NumPy and JAX decode it alike
+  mecq verify --run runs/x                         and that it holds the weights that the run evaluated
   mecq export model.safetensors --to onnx -o model.onnx --model package.module:function
                                                    a file for other runtimes, run and compared before it is written
   mecq run model.onnx --input x.npy -o y.npy       what ONNX Runtime answers
@@ -9,23 +10,35 @@
 For `export`, package.module:function is called with the file's "extra" (a dict of JSON) and gives (forward, x): a pure
 function of (arrays by path, inputs), and inputs to compare on. It is never taken from the file, since it is code. With
 --grid x.npy (inputs of the training set) the network is put on an integer grid first: the same bits everywhere.
-The exit status is 0, or 1 if the file is at fault, or 2 if the command is.
+
+The folder of a run has model.safetensors and evaluated.npz: the evaluated weights by their paths in the file, and
+"predictions". With --model its network must answer alike with the weights that NumPy read and those that JAX read; with
+--predictions too, forward(arrays, x) gives the run's predictions, which must be the stored ones.
+
+The exit status is 0, or 1 if a file is at fault (damaged, other than it should be, not to be exported or written), or 2
+if the command is.
 """
 
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import mecq_reader
-from mecq_jax import export, inference, storage
+from mecq_jax import __version__, export, inference, storage
+from mecq_jax.inference import Forward
 
 FORMATS = ("onnx", "stablehlo")
 NAMES = {"float32": "float", "float64": "double"}  # of NumPy's types, as ONNX Runtime has them
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what np.load raises
 
 
 class UsageError(ValueError):
@@ -33,33 +46,44 @@ class UsageError(ValueError):
 
 
 def inspect(path: Path) -> str:
-    """A table of the file's tensors and what they weigh."""
+    """A table of a packed file's tensors and what they weigh."""
     spec, raws = mecq_reader.read_raw(path)
     tensors = mecq_reader.assemble(spec, raws)
     lines = [f"{'tensor':40} {'shape':16} {'type':9} {'levels':>6} {'groups':>6} {'bytes':>10} {'bits':>6}"]
-    packed_weights = packed_bytes = dense = 0
-    for name, t in tensors.items():
-        shape, count = "x".join(map(str, t.shape)) or "scalar", int(np.prod(t.shape))
-        dense += 4 * count
-        if isinstance(t, np.ndarray):
-            size, levels, groups = len(raws[name].data), "", ""
-        else:
-            size = len(raws[f"{name}:codes"].data) + len(raws[f"{name}:levels"].data)
-            levels, groups = str(t.levels.shape[1]), str(len(t.levels))
-            packed_weights, packed_bytes = packed_weights + count, packed_bytes + size
-        bits = f"{8 * size / count:.3f}" if count else ""
-        shown = name if name.isprintable() else repr(name)  # a file's names are not to steer the terminal
-        lines.append(f"{shown:40} {shape:16} {t.dtype!s:9} {levels:>6} {groups:>6} {size:>10,} {bits:>6}")
-    total = path.stat().st_size
+    lines += [_row(name, t, _stored_bytes(name, t, raws)) for name, t in tensors.items()]
+    total, dense = path.stat().st_size, sum(4 * int(np.prod(t.shape)) for t in tensors.values())
     lines.append(f"{len(tensors)} tensors, {total:,} bytes on disk; in float32 {dense:,}, {dense / total:.1f} times")
-    if packed_weights:
-        each = 8 * packed_bytes / packed_weights
-        lines.append(f"{packed_weights:,} quantized weights at {each:.3f} bits, levels included")
+    packed = {name: t for name, t in tensors.items() if isinstance(t, mecq_reader.Tensor)}
+    if packed:
+        weights = sum(t.codes.size for t in packed.values())
+        each = 8 * sum(_stored_bytes(name, t, raws) for name, t in packed.items()) / weights
+        lines.append(f"{weights:,} quantized weights at {each:.3f} bits, levels included")
     return "\n".join(lines)
 
 
+def _stored_bytes(name: str, t: mecq_reader.Tensor | np.ndarray, raws: Mapping[str, mecq_reader.Raw]) -> int:
+    """Bytes of a tensor in the file."""
+    parts = [name] if isinstance(t, np.ndarray) else [f"{name}:codes", f"{name}:levels"]
+    return sum(len(raws[part].data) for part in parts)
+
+
+def _row(name: str, t: mecq_reader.Tensor | np.ndarray, size: int) -> str:
+    """A tensor's line of the table."""
+    shape, count = "x".join(map(str, t.shape)) or "scalar", int(np.prod(t.shape))
+    levels, groups = ("", "") if isinstance(t, np.ndarray) else (str(t.levels.shape[1]), str(len(t.levels)))
+    bits = f"{8 * size / count:.3f}" if count else ""
+    shown = name if name.isprintable() else repr(name)  # a file's names are not to steer the terminal
+    return f"{shown:40} {shape:16} {t.dtype!s:9} {levels:>6} {groups:>6} {size:>10,} {bits:>6}"
+
+
 def verify(path: Path) -> str:
-    """A sentence about a file that is sound; ArtifactError otherwise."""
+    """A sentence about a packed file that is sound; ArtifactError otherwise."""
+    numbers = sum(array.size for array in decode(path).values())
+    return f"{path}: checksum and invariants hold; NumPy and JAX decode all {numbers:,} numbers alike"
+
+
+def decode(path: Path) -> dict[str, jax.Array]:
+    """A packed file's arrays in JAX, once they are those that NumPy reads, bit for bit."""
     by_numpy = mecq_reader.read_dense(path)
     by_jax = inference.dense(inference.to_device(storage.load(path)))
     for name, array in by_numpy.items():
@@ -68,12 +92,61 @@ def verify(path: Path) -> str:
             raise mecq_reader.ArtifactError(
                 f"{name!r} of {str(path)!r}: NumPy and JAX decode it differently; report this"
             )
-    weights = sum(array.size for array in by_numpy.values())
-    return f"{path}: checksum and invariants hold; NumPy and JAX decode all {weights:,} numbers alike"
+    return by_jax
 
 
-def build(model: str, extra: dict) -> tuple[Callable, Any]:
-    """(forward, inputs) that the function named 'package.module:function' gives for the file's extra data."""
+def verify_run(folder: Path, model: str | None = None, predictions: bool = False) -> str:
+    """A sentence about a run whose packed file holds what was evaluated; ArtifactError otherwise."""
+    path, archive = folder / "model.safetensors", folder / "evaluated.npz"
+    arrays, evaluated = decode(path), load_archive(archive)
+    stored = evaluated.pop("predictions", None)
+    for name, expected in evaluated.items():
+        found = np.asarray(arrays[name]) if name in arrays else None
+        if found is None or (found.shape, found.tobytes()) != (expected.shape, expected.tobytes()):
+            how = "is not in" if found is None else "differs from the evaluated weights in"
+            raise mecq_reader.ArtifactError(f"{name!r} {how} {str(path)!r}; train the run again, or copy it whole")
+    said = [f"{sum(x.size for x in evaluated.values()):,} weights"]
+    if model is not None:
+        answer = answer_of(path, model, arrays)
+        if predictions:
+            compare_predictions(archive, answer, stored)
+        said.append(f"{len(answer):,} predictions" if predictions else f"{answer.size:,} numbers that {model} answers")
+    return f"{folder}: {' and '.join(said)} are the same after reloading"
+
+
+def answer_of(path: Path, model: str, by_jax: Mapping[str, jax.Array]) -> np.ndarray:
+    """What a packed file's network answers, with the weights that JAX read and with those that NumPy read."""
+    forward, x = build(model, mecq_reader.read_spec(path).get("extra", {}))
+    by_numpy = {name: jnp.asarray(a, by_jax[name].dtype) for name, a in mecq_reader.read_dense(path).items()}
+    answer, other = (np.asarray(forward(arrays, x)) for arrays in (by_jax, by_numpy))
+    if answer.tobytes() != other.tobytes():
+        raise mecq_reader.ArtifactError(
+            f"{model} answers differently to the weights of {str(path)!r} as NumPy and as JAX read them, though they "
+            "are alike; its forward is not a function of its arguments alone"
+        )
+    return answer
+
+
+def compare_predictions(archive: Path, answer: np.ndarray, stored: np.ndarray | None) -> None:
+    """Raise an ArtifactError that names the first prediction which is not the stored one."""
+    if stored is None:
+        raise mecq_reader.ArtifactError(f"{archive} holds no predictions; leave --predictions out")
+    if (answer.shape, answer.dtype) != (stored.shape, stored.dtype):
+        raise UsageError(
+            f"the model answers {answer.dtype} {list(answer.shape)}, but {archive} holds predictions "
+            f"{stored.dtype} {list(stored.shape)}; give a model whose forward predicts as the run did"
+        )
+    same = (answer == stored) | ((answer != answer) & (stored != stored))
+    wrong = np.flatnonzero(~same.reshape(len(same), -1).all(axis=1))
+    if wrong.size:
+        raise mecq_reader.ArtifactError(
+            f"prediction {wrong[0]} is not the one in {archive}: {wrong.size} of {len(same)} differ; "
+            "compare the versions and the device with those that the run had"
+        )
+
+
+def build(model: str, extra: dict[str, Any]) -> tuple[Forward, Any]:
+    """The (forward, inputs) that the function named 'package.module:function' gives for the file's extra data."""
     module, _, name = model.partition(":")
     if not name or not all(part.isidentifier() for part in module.split(".")):
         raise UsageError(f"--model {model!r}: write package.module:function")
@@ -84,15 +157,29 @@ def build(model: str, extra: dict) -> tuple[Callable, Any]:
         raise UsageError(f"--model {model!r}: {error}") from error
     finally:
         sys.path.remove("")
-    return function(extra)
+    forward, x = function(extra)
+    return forward, x
 
 
 def load_array(path: Path) -> np.ndarray:
     """The one array of a .npy file."""
-    array = np.load(path)
+    try:
+        with open(path, "rb") as file:
+            array = np.load(file)
+    except UNREADABLE as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
     if not isinstance(array, np.ndarray):
         raise UsageError(f"{path} is an archive of arrays; give one array, as np.save writes it")
     return array
+
+
+def load_archive(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file of a run; ArtifactError if it is not sound."""
+    try:
+        with open(path, "rb") as file, np.load(file) as arrays:  # np.load leaves a damaged archive open
+            return dict(arrays)
+    except (*UNREADABLE, TypeError) as error:  # the last where it is one array
+        raise mecq_reader.ArtifactError(f"cannot read {path}: {error}; is this the folder of a run?") from error
 
 
 def export_file(path: Path, to: str, out: Path, model: str, inputs: Path | None, ranges: Path | None) -> str:
@@ -108,21 +195,30 @@ def export_file(path: Path, to: str, out: Path, model: str, inputs: Path | None,
     return f"{out}: {size:,} bytes; it was run on {len(x)} inputs and computes what JAX computes{how}"
 
 
-def run_onnx(path: Path, inputs: Path, out: Path | None) -> str:
-    """ONNX Runtime's answer to the inputs."""
-    x = load_array(inputs)
+def open_session(path: Path) -> Any:
+    """ONNX Runtime's session of a file; ValueError if it is not one."""
     data = path.read_bytes()
     try:
-        session = export.onnx_session(data)
+        return export.onnx_session(data)
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # ONNX Runtime's own exceptions have no common class but this
+    except Exception as error:  # ONNX Runtime's exceptions have no common class but this
         raise ValueError(f"{path} is not an ONNX file that ONNX Runtime runs: {error}") from error
-    wanted = session.get_inputs()[0]
-    fits = len(wanted.shape) == x.ndim and all(
+
+
+def fits(x: np.ndarray, wanted: Any) -> bool:
+    """Whether an array is of the shape and type of a session's input."""
+    shape = len(wanted.shape) == x.ndim and all(
         d in (n, None) or isinstance(d, str) for d, n in zip(wanted.shape, x.shape, strict=True)
     )
-    if not fits or wanted.type != f"tensor({NAMES.get(x.dtype.name, x.dtype.name)})":
+    return bool(shape and wanted.type == f"tensor({NAMES.get(x.dtype.name, x.dtype.name)})")
+
+
+def run_onnx(path: Path, inputs: Path, out: Path | None) -> str:
+    """ONNX Runtime's answer to the inputs."""
+    x, session = load_array(inputs), open_session(path)
+    wanted = session.get_inputs()[0]
+    if not fits(x, wanted):
         raise UsageError(f"{inputs} holds {x.dtype} {list(x.shape)}, {path} takes {wanted.type} {wanted.shape}")
     (y,) = session.run(None, {wanted.name: x})
     if out is None:
@@ -136,16 +232,11 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of all commands."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="mecq", description=__doc__, formatter_class=raw)
+    top.add_argument("--version", action="version", version=f"mecq {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
-    for name in ("inspect", "verify"):
-        commands.add_parser(name, help=globals()[name].__doc__).add_argument("file", type=Path)
-    exporting = commands.add_parser("export", help="write the network for other runtimes")
-    exporting.add_argument("file", type=Path)
-    exporting.add_argument("--to", choices=FORMATS, required=True)
-    exporting.add_argument("-o", "--out", type=Path, required=True)
-    exporting.add_argument("--model", required=True, metavar="MODULE:FUNCTION", help="extra -> (forward, inputs)")
-    exporting.add_argument("--input", type=Path, help="inputs to compare on, .npy (default: those that MODEL gives)")
-    exporting.add_argument("--grid", type=Path, help="inputs that set the ranges of an integer grid, .npy")
+    commands.add_parser("inspect", help="list a packed file's tensors").add_argument("file", type=Path)
+    _add_verify(commands.add_parser("verify", help="check a packed file, or the folder of a run"))
+    _add_export(commands.add_parser("export", help="write the network for other runtimes"))
     run = commands.add_parser("run", help="run an ONNX file on inputs")
     run.add_argument("file", type=Path)
     run.add_argument("--input", type=Path, required=True, help=".npy")
@@ -153,17 +244,48 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_verify(command: argparse.ArgumentParser) -> None:
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", type=Path, nargs="?")
+    what.add_argument("--run", type=Path, nargs="+", metavar="FOLDER", help="folders of runs, in place of a file")
+    command.add_argument("--model", metavar="MODULE:FUNCTION", help="with --run: extra -> (forward, inputs)")
+    command.add_argument("--predictions", action="store_true", help="the model's answers must be those of the run")
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path)
+    command.add_argument("--to", choices=FORMATS, required=True)
+    command.add_argument("-o", "--out", type=Path, required=True)
+    command.add_argument("--model", required=True, metavar="MODULE:FUNCTION", help="extra -> (forward, inputs)")
+    command.add_argument("--input", type=Path, help="inputs to compare on, .npy (default: those that MODEL gives)")
+    command.add_argument("--grid", type=Path, help="inputs that set the ranges of an integer grid, .npy")
+
+
+def results(options: argparse.Namespace) -> Iterator[str]:
+    """What the command has to say, as it comes."""
+    match options.command:
+        case "inspect":
+            yield inspect(options.file)
+        case "verify" if options.run:
+            if options.predictions and options.model is None:
+                raise UsageError("--predictions needs --model, whose forward predicts")
+            yield from (verify_run(folder, options.model, options.predictions) for folder in options.run)
+        case "verify":
+            if options.predictions or options.model is not None:
+                raise UsageError("--model and --predictions go with --run FOLDER")
+            yield verify(options.file)
+        case "export":
+            yield export_file(options.file, options.to, options.out, options.model, options.input, options.grid)
+        case "run":
+            yield run_onnx(options.file, options.input, options.out)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
     options = parser().parse_args(arguments)
     try:
-        match options.command:
-            case "export":
-                print(export_file(options.file, options.to, options.out, options.model, options.input, options.grid))
-            case "run":
-                print(run_onnx(options.file, options.input, options.out))
-            case command:
-                print({"inspect": inspect, "verify": verify}[command](options.file))
+        for line in results(options):
+            print(line)
     except (UsageError, ModuleNotFoundError) as error:
         print(f"mecq: {error}", file=sys.stderr)
         return 2

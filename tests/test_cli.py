@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mecq_jax
 from mecq_jax import cli, storage
 from mecq_jax.granularity import PerTensor
 from mecq_jax.storage import QuantizedTensor
@@ -58,6 +59,90 @@ def test_verify_knows_what_jax_does_not_hold(tmp_path, rng, capsys):
     assert cli.main(["verify", str(tmp_path / "m")]) == 0, capsys.readouterr().err
 
 
+def labels(extra):
+    """A network that predicts as a run did."""
+    x = np.eye(6, 8, dtype=np.float32)
+    return lambda arrays, x: jnp.argmax(network(extra)[0](arrays, x), axis=1), x
+
+
+def fickle(extra):
+    """A network that answers otherwise each time."""
+    times = iter(range(9))
+    return lambda arrays, x: jnp.sum(x @ arrays["w"]) + float(next(times)), np.eye(6, 8, dtype=np.float32)
+
+
+@pytest.fixture
+def run(file):
+    """The folder of a run, with what was evaluated."""
+    w = storage.load(file)["w"].dense()
+    answer = np.asarray(jnp.argmax(jnp.tanh(np.eye(6, 8, dtype=np.float32) @ jnp.asarray(w) * 0.5), axis=1))
+    (file.parent / "run").mkdir()
+    file.rename(file.parent / "run" / "model.safetensors")
+    np.savez(file.parent / "run" / "evaluated.npz", w=w, predictions=answer)
+    return file.parent / "run"
+
+
+def test_a_run_is_verified(run, capsys):
+    model = ["--model", f"{__name__}:labels"]
+    assert cli.main(["verify", "--run", str(run), str(run)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{run}: 40 weights are the same after reloading"] * 2
+    assert cli.main(["verify", "--run", str(run), "--model", f"{__name__}:network"]) == 0
+    assert "40 weights and 30 numbers that" in capsys.readouterr().out
+    assert cli.main(["verify", "--run", str(run), *model, "--predictions"]) == 0
+    assert "40 weights and 6 predictions are the same after reloading" in capsys.readouterr().out
+
+
+def test_a_run_that_differs_is_named(run, capsys):
+    with np.load(run / "evaluated.npz") as archive:
+        evaluated = dict(archive)
+    predict = ["--model", f"{__name__}:labels", "--predictions"]
+    changed = evaluated["predictions"].copy()
+    changed[3:5] += 1
+    for arrays, more, message in (
+        ({"w": -evaluated["w"]}, [], "'w' differs from the evaluated weights"),
+        ({"w": evaluated["w"].T}, [], "'w' differs"),
+        ({"v": evaluated["w"]}, [], "'v' is not in"),
+        ({"w": evaluated["w"]}, predict, "holds no predictions"),
+        (evaluated | {"predictions": changed}, predict, "prediction 3 is not the one in"),
+        (evaluated, ["--model", f"{__name__}:fickle"], "is not a function of its arguments alone"),
+    ):
+        np.savez(run / "evaluated.npz", **arrays)
+        assert cli.main(["verify", "--run", str(run), *more]) == 1
+        assert message in capsys.readouterr().err
+    whole = (run / "evaluated.npz").read_bytes()
+    for data in (b"", whole[:100], whole[:60] + b"\1" + whole[61:]):
+        (run / "evaluated.npz").write_bytes(data)
+        assert cli.main(["verify", "--run", str(run)]) == 1
+        assert "cannot read" in capsys.readouterr().err
+    with open(run / "evaluated.npz", "wb") as file:
+        np.save(file, whole[0])
+    assert cli.main(["verify", "--run", str(run)]) == 1
+    (run / "evaluated.npz").unlink()
+    assert cli.main(["verify", "--run", str(run)]) == 1
+    assert "is this the folder of a run?" in capsys.readouterr().err
+
+
+def test_what_a_run_is_verified_with_is_asked_for(run, capsys):
+    for arguments, message in (
+        (["--run", str(run), "--predictions"], "--predictions needs --model"),
+        ([str(run / "model.safetensors"), "--model", f"{__name__}:labels"], "go with --run"),
+        (["--run", str(run), "--model", f"{__name__}:network", "--predictions"], "forward predicts as the run did"),
+    ):
+        assert cli.main(["verify", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    for arguments in ([], ["file", "--run", str(run)]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["verify", *arguments])
+        assert end.value.code == 2
+
+
+def test_its_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"mecq {mecq_jax.__version__}\n"
+
+
 def test_names_do_not_steer_the_terminal(tmp_path, capsys):
     storage.save(tmp_path / "m", {"a\x1b[2Jb": np.zeros(2, np.float32)})
     assert cli.main(["inspect", str(tmp_path / "m")]) == 0
@@ -95,6 +180,9 @@ def test_export_and_run(file, to, tmp_path, capsys):
             assert f"holds {message}" in capsys.readouterr().err
         np.savez(tmp_path / "x.npz", x=x)
         assert cli.main([*arguments[:-1], str(tmp_path / "x.npz")]) == 2
+        (tmp_path / "x.npy").write_bytes(b"")
+        for unreadable in ("x.npy", "absent.npy"):
+            assert cli.main([*arguments[:-1], str(tmp_path / unreadable)]) == 2
         np.save(tmp_path / "x.npy", x)
         out.write_bytes(out.read_bytes()[:100])
         assert cli.main(arguments) == 1

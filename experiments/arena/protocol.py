@@ -34,7 +34,7 @@ from experiments.runtime.run_folder import atomic_write_text, differences, to_js
 from experiments.tasks.classification import Task, make_task
 from experiments.training.run import named, unflatten
 from mecq_jax import storage
-from mecq_jax.params import apply_codes, harden_tree, leaves_by_path, replace_leaves
+from mecq_jax.params import leaves_by_path, replace_leaves
 from mecq_jax.storage import QuantizedTensor
 
 Say = Callable[[str], None]
@@ -159,11 +159,10 @@ def repeat(team: Team, clock: Clock, store: Path) -> Row:
 def _shipped_accuracy(team: Team, state: Any) -> float:
     """The accuracy of a packed file, written and read again; of what cannot be packed (float, diverged), as it is."""
     task = team.task
-    quantized = (team.plan, state.params, state.quant, state.quant_state, state.codes)
-    trained = apply_codes(*quantized)
-    if not team.plan.quantizers or not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(trained)):
+    trained = state.quantized.hard(state.params)
+    if not state.quantized.plan.quantizers or not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(trained)):
         return task.evaluate(trained, state.model_state)
-    hard: Mapping[str, Any] = harden_tree(*quantized)
+    hard: Mapping[str, Any] = state.quantized.to_tensors(state.params)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         storage.save(path, hard)

@@ -25,11 +25,11 @@ from jaxtyping import Array
 
 from experiments.config import Config
 from experiments.data import in_memory as data
-from experiments.runtime import checkpoint
 from experiments.runtime.run_folder import atomic_write_text
 from experiments.tasks.classification import Task
 from experiments.training.recipe import float_trainer, phases, quantized_trainer
-from mecq_jax.params import Plan, Rule, quantize_tree
+from mecq_jax import training
+from mecq_jax.params import Rule, quantize_tree
 from mecq_jax.training import Steps, TrainState
 
 # Fields of a config in which the members of a team may differ: numbers that only enter the step's arithmetic.
@@ -70,7 +70,7 @@ class Team:
         """config: of all members, in which `TRACED` are defaults; quantized: False trains the float weights on;
         rules: of the quantized layers (None: the config's quantizer in all but the first and the last)."""
         self.rules = config.rules(task.order) if rules is None else rules
-        self.task, self.config, self.plan = task, config, Plan({}, {})
+        self.task, self.config = task, config
         self.together = jax.default_backend() != "cpu" if together is None else together
         self.images, self.labels = jnp.asarray(task.dataset.train_images), jnp.asarray(task.dataset.train_labels)
         self.per_epoch = len(task.dataset.train_labels) // config.batch
@@ -105,19 +105,16 @@ class Team:
         return self.phases.count("soft")
 
     def _start(self, member: Member) -> TrainState:
-        quant, quant_state = {}, {}  # type: ignore[var-annotated]
-        if self.phases[0] != "float":
-            self.plan, quant, quant_state = quantize_tree(member.params, self.rules)
+        quantized = None if self.phases[0] == "float" else quantize_tree(member.params, self.rules)
         trainer = self._trainer({name: float(getattr(self.config, name)) for name in TRACED} | dict(member.numbers))
-        key = jax.random.key(member.seed)
-        return trainer.init(member.params, quant, quant_state, member.model_state, key)
+        return trainer.init(member.params, quantized, member.model_state, jax.random.key(member.seed))
 
     def _trainer(self, numbers: Mapping[str, Any]) -> Steps:
         """The config's trainer at these numbers, which may be traced."""
         config = dataclasses.replace(self.config, **numbers)
         if self.phases[0] == "float":
             return float_trainer(config, self.task.loss_fn, self.epochs * self.per_epoch, config.learning_rate)
-        return quantized_trainer(config, self.plan, self.task.loss_fn, self.per_epoch)
+        return quantized_trainer(config, self.task.loss_fn, self.per_epoch)
 
     def train(self) -> dict[str, np.ndarray]:
         """The next epoch of every member; the mean of each reported scalar over its steps, [m]."""
@@ -135,11 +132,11 @@ class Team:
         folder.mkdir(parents=True, exist_ok=True)
         # First the history: a checkpoint that is there is whole.
         atomic_write_text(folder / f"{self.done}.json", json.dumps(history))
-        checkpoint.save(folder, self.done, self.state)
+        training.save_checkpoint(folder, self.done, self.state)
 
     def restore(self, folder: Path) -> Any:
         """Go on from the last `save` in `folder`; its history, or None where there is none."""
-        found = checkpoint.restore(folder, self.state)
+        found = training.restore_checkpoint(folder, self.state)
         if found is None:
             return None
         self.done, self.state = found
@@ -149,7 +146,7 @@ class Team:
         """The stacked state with potentials and codes of its present weights."""
         if self.phases[max(self.done - 1, 0)] != "soft":
             return self.state
-        return self._over_members("settle", self.state)
+        return self._over_members("refresh_codes", self.state)
 
     def accuracies(self, weights: str, images: np.ndarray, labels: np.ndarray) -> list[float]:
         """Every member's accuracy on these images with 'hard' weights, that ship, or 'soft', at epsilon(step)."""
@@ -179,7 +176,7 @@ class Team:
     def _functions(self) -> dict[str, Callable]:
         """Those of one member, (shared, (numbers, state, ...)) -> ..., by name."""
         return {
-            "settle": lambda _, each: self._trainer(each[0]).settle(each[1]),
+            "refresh_codes": lambda _, each: self._trainer(each[0]).refresh_codes(each[1]),
             "soft_scores": partial(self._scores, "soft"),
             "hard_scores": partial(self._scores, "hard"),
             **{phase: partial(self._epoch, phase) for phase in ("float", "soft", "hard")},

@@ -16,7 +16,7 @@ from experiments.tasks.base import rest_of
 from experiments.tasks.classification import Task, cross_entropy, train_accuracy
 from mecq_jax import training
 from mecq_jax.granularity import from_groups, to_groups
-from mecq_jax.params import Rule, apply_codes, default_rules, leaves_by_path, make_plan
+from mecq_jax.params import Rule, default_rules, leaves_by_path, make_plan
 from mecq_jax.quantizers import MEC
 
 NORM_BATCHES = 40
@@ -68,15 +68,15 @@ def with_coding_length(weight: float) -> Callable[[Task, Sequence[Member]], tupl
 class Standardised(MEC):
     """Transport of s (w - mean(w)) / std(w), with s the standard deviation that the group started with."""
 
-    def init(self, w: Array, epsilon: float = 0.3) -> tuple[Any, Any]:
+    def init(self, w: Array, temperature: float | Array = 0.3) -> tuple[Any, Any]:
         groups = to_groups(w, self.granularity).astype(jnp.float32)
         spread = groups.std(axis=1)
         centred = from_groups(self._standard(groups, spread), w.shape, self.granularity)
-        params, state = super().init(centred, epsilon)
+        params, state = super().init(centred, temperature)
         return params, {**state, "spread": spread}
 
-    def apply_groups(self, groups: Array, params: Any, state: Any, epsilon: Any) -> tuple[Array, Any, Any]:
-        return super().apply_groups(self._standard(groups, state["spread"]), params, state, epsilon)
+    def apply_groups(self, groups: Array, params: Any, state: Any, temperature: Any) -> tuple[Array, Any, Any]:
+        return super().apply_groups(self._standard(groups, state["spread"]), params, state, temperature)
 
     def group_codes(self, groups: Array, params: Any, state: Any) -> Array:
         return super().group_codes(self._standard(groups, state["spread"]), params, state)
@@ -93,16 +93,16 @@ def standardised(task: Task, quantizer: MEC) -> list[Rule]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tempered(MEC):
-    """Transport at `factor` times the given epsilon."""
+    """Transport at `factor` times the given temperature."""
 
     factor: float
 
-    def apply_groups(self, groups: Array, params: Any, state: Any, epsilon: Any) -> tuple[Array, Any, Any]:
-        return super().apply_groups(groups, params, state, self.factor * epsilon)
+    def apply_groups(self, groups: Array, params: Any, state: Any, temperature: Any) -> tuple[Array, Any, Any]:
+        return super().apply_groups(groups, params, state, self.factor * temperature)
 
 
 def by_depth(first: float, last: float) -> Callable[[Task, MEC], list[Rule]]:
-    """Rules whose epsilon has factors from `first` to `last`, geometrically over the quantized layers."""
+    """Rules whose temperature has factors from `first` to `last`, geometrically over the quantized layers."""
 
     def rules(task: Task, quantizer: MEC) -> list[Rule]:
         usual = default_rules(quantizer, task.order)
@@ -125,7 +125,7 @@ def reestimate(team: Team) -> None:
         rows = data.epoch_indices(member.seed, team.done, len(labels), team.config.batch)[:NORM_BATCHES]
         batches = ({"image": team.images[r], "label": team.labels[r]} for r in jnp.asarray(rows))
         key = jax.random.fold_in(state.rng, team.done)
-        weights = apply_codes(team.plan, state.params, state.quant, state.quant_state, state.codes)
+        weights = state.quantized.hard(state.params)
         found.append(training.reestimate_batch_stats(team.task.loss_fn, weights, state.model_state, batches, key))
     team.state = team.state._replace(model_state=jax.tree.map(lambda *x: jnp.stack(x), *found))
 

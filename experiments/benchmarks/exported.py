@@ -27,7 +27,7 @@ from experiments.models import small as models
 from experiments.reporting.measured import Pieces
 from experiments.reporting.rows import Columns, Row
 from mecq_jax import export, inference, nn, storage
-from mecq_jax.params import default_rules, harden_tree, quantize_tree
+from mecq_jax.params import default_rules, quantize_tree
 from mecq_jax.quantizers.baselines import LSQ
 
 NETWORKS = {"resnet20": (32, 16), "vit_tiny": (32, 192), "mlp": (32, 2048)}  # size of images, width
@@ -53,8 +53,7 @@ def tensors_of(model: Any, k: int | None) -> Mapping[str, Any]:
     arrays = nn.harden(model)
     if k is None:
         return arrays
-    plan, quant, state = quantize_tree(arrays, default_rules(LSQ(k=k), nn.parameters_by_path(model)))
-    return harden_tree(plan, arrays, quant, state)
+    return quantize_tree(arrays, default_rules(LSQ(k=k), nn.parameters_by_path(model))).to_tensors(arrays)
 
 
 def in_its_own_process(path: Path, x: Path) -> dict[str, float]:

@@ -74,9 +74,8 @@ def step_rate(config: Config, repeats: int) -> float:
     """images/s of the soft step on a batch that is there already."""
     photographs = Photographs(2, config.batch)
     task = imagenet.make_task(config, {"train": photographs, "validation": photographs})
-    plan, quant, state = quantize_tree(task.params, config.rules(task.order))
-    trainer = quantized_trainer(config, plan, task.loss_fn, 100)
-    start = trainer.init(task.params, quant, state, task.model_state, jax.random.key(0))
+    trainer = quantized_trainer(config, task.loss_fn, 100)
+    start = trainer.init(task.params, quantize_tree(task.params, config.rules(task.order)), task.model_state)
     batch = next(iter(task.train.once(config.batch)))
     work = measure.compiled(trainer.soft_step, start, batch, feed=lambda result: (result[0], batch))
     return config.batch / measure.seconds({"step": work}, repeats)["step"]

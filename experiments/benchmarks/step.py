@@ -1,6 +1,6 @@
 """The training step of each method side by side: one forward, backward and optimizer step, all kernels of the blocks.
 
-python -m experiments.benchmarks.step [--tiny --out DIR]   an hour on two busy cores; goes on where it stopped
+python -m experiments.benchmarks step [--tiny --out DIR]   an hour on two busy cores; goes on where it stopped
 
 float, ste, lsq    plain training and the straight-through baselines
 mec newton 1, 2    the method with one or two warm Newton passes a step; gradient='mirror' (and 'implicit' with 2)
@@ -27,9 +27,10 @@ from flax import nnx
 
 from experiments.benchmarks import measure
 from experiments.models.small import TransformerBlock, build
-from experiments.reporting.rows import Row
+from experiments.reporting.measured import Pieces
+from experiments.reporting.rows import Columns, Row
 from experiments.runtime import packages as outside
-from mecq_jax.params import Plan, Rule, quantize_tree
+from mecq_jax.params import Rule, quantize_tree
 from mecq_jax.quantizers import MEC, Quantizer
 from mecq_jax.quantizers.baselines import DKM, LSQ, STE
 from mecq_jax.training import Steps, optimizers
@@ -90,15 +91,13 @@ def step_of(model: nnx.Module, method: Quantizer | None, shape: tuple[int, ...])
         logits = merged(batch["x"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), (model_state, {})
 
-    plan, quant, state = Plan({}, {}), {}, {}  # type: ignore[var-annotated]
-    if method is not None:
-        plan, quant, state = quantize_tree(params, [Rule("blocks/.*kernel", method)])
+    quantized = None if method is None else quantize_tree(params, [Rule("blocks/.*kernel", method)])
     optimizer = optimizers(optax.sgd(1e-3, momentum=0.9), optax.sgd(1e-4))
     temperature, weight = optax.constant_schedule(0.05), optax.constant_schedule(0.1)
-    trainer = Steps(plan=plan, loss_fn=loss_fn, optimizer=optimizer, temperature=temperature, entropy_weight=weight)
+    trainer = Steps(loss_fn=loss_fn, optimizer=optimizer, temperature=temperature, entropy_weight=weight)
     rng = np.random.default_rng(0)
     batch = {"x": jnp.asarray(rng.normal(size=shape), jnp.float32), "y": jnp.asarray(rng.integers(0, 10, shape[0]))}
-    return trainer.soft_step, trainer.init(params, quant, state, {}, jax.random.key(0)), batch
+    return trainer.soft_step, trainer.init(params, quantized, {}), batch
 
 
 def _next(batch: Any, result: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -118,7 +117,7 @@ def one_model(name: str, tiny: bool, repeats: int) -> list[Row]:
         work[method] = measure.compiled(step, state, batch, feed=partial(_next, batch))
         held = sum(
             x.nbytes
-            for x in jax.tree.leaves((state.params, state.opt_state, state.quant_state, batch))
+            for x in jax.tree.leaves((state.params, state.opt_state, state.quantized.state, batch))
             if hasattr(x, "nbytes")
         )
         memory[method] = work[method].temporaries + held
@@ -140,7 +139,7 @@ def one_model(name: str, tiny: bool, repeats: int) -> list[Row]:
     ]
 
 
-COLUMNS: dict[str, Callable[[Row], str]] = {
+COLUMNS: Columns = {
     "model": lambda r: r["model"],
     "method": lambda r: r["method"],
     "step, s": lambda r: f"{r['seconds']:.3g}",
@@ -152,12 +151,6 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def pieces(tiny: bool) -> dict[str, Callable[[], list[Row]]]:
+def pieces(tiny: bool) -> Pieces:
     models = ("resnet20", "vit_tiny", "stack")
     return {f"{name} lsq": partial(one_model, name, tiny, 2 if tiny else 5) for name in models}
-
-
-main = partial(measure.run, "step", __doc__, COLUMNS, pieces)
-
-if __name__ == "__main__":
-    main()

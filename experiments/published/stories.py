@@ -30,16 +30,15 @@ import numpy as np
 import optax
 
 from experiments import config as configs
-from experiments.published import post_training
 from experiments.published.llama2c import Tokenizer
-from experiments.published.post_training import Quantized, round_to_nearest, transport_weights
 from experiments.published.story_network import Network, convert, fetch, made_up, start_of, story
 from experiments.reporting.rows import Columns, stamp, table
 from experiments.runtime import console
 from experiments.runtime.run_folder import atomic_write_text
 from mecq_jax import storage, training
 from mecq_jax.granularity import PerChannel
-from mecq_jax.params import Rule, leaves_by_path, quantize_tree
+from mecq_jax.params import Quantized, Rule, leaves_by_path, quantize_tree
+from mecq_jax.post_training import round_to_nearest, transport_weights
 from mecq_jax.quantizers import MEC
 from mecq_jax.quantizers.baselines import STE
 
@@ -94,7 +93,7 @@ def tuned(network: Network, start: Any, stories: np.ndarray, k: int, budget: Bud
     """
     frozen, trained = start["embed"], {name: x for name, x in network.params.items() if name != "embed"}
     quantizer = MEC(k=k, granularity=PerChannel(), balance=0.99)
-    plan, quant, state = quantize_tree(trained, [Rule(KERNELS, quantizer)])
+    quantized = quantize_tree(trained, [Rule(KERNELS, quantizer)])
 
     def loss_fn(params, model_state, batch, rng):
         tokens, frozen, teaching = batch  # arguments, not constants, which XLA would fold for minutes
@@ -105,27 +104,26 @@ def tuned(network: Network, start: Any, stories: np.ndarray, k: int, budget: Bud
     schedule = optax.warmup_cosine_decay_schedule(0.0, budget.learning_rate, max(budget.steps // 10, 1), budget.steps)
     both = training.optimizers(optax.adam(schedule), optax.adam(schedule))
     trainer = training.Steps(
-        plan=plan,
         loss_fn=loss_fn,
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), both),
         temperature=training.geometric_decay(0.1, EPSILON, budget.steps - hard),
         entropy_weight=optax.constant_schedule(0.0),
     )
     copies = jax.tree.map(jnp.copy, trained)
-    now = trainer.init(copies, quant, state, {}, jax.random.key(0))
+    now = trainer.init(copies, quantized, {})
     order = np.random.default_rng(0)
     batches = (
         (stories[order.choice(len(stories), budget.batch, replace=False)], frozen, network.params)
         for _ in range(budget.steps)
     )
 
-    def told(done: int, metrics: training.Metrics) -> None:
+    def each(done: int, phase: str, state: training.TrainState, metrics: training.Metrics) -> None:
         if done % 10 == 1 or done == budget.steps:
             print(f"  step {done} of {budget.steps}: KL {float(metrics.task):.4f}", flush=True)
 
     phases = ["soft"] * (budget.steps - hard) + ["hard"] * hard
-    found, now = post_training.trained(trainer, now, phases, batches, told)
-    return found, now.params
+    now = training.run_phases(trainer, now, phases, batches, each=each)
+    return now.quantized, now.params
 
 
 def stories(network: Network, folder: Path, budget: Budget) -> tuple[np.ndarray, np.ndarray]:
@@ -165,18 +163,18 @@ def compare(network: Network, tokenizer: Tokenizer, folder: Path, work: Path, bu
     began = time.monotonic()
     quantizer = MEC(k=EMBED_K, granularity=PerChannel(axis=0), balance=0.0)
     got = transport_weights(network.params, [Rule(EMBED, quantizer)], EPSILON)
-    leaves, embedded = got.hard(network.params), got.dense(network.params)
+    leaves, embedded = got.to_tensors(network.params), got.hard(network.params)
     add("embedding", None, leaves, embedded, began)
     shared = {EMBED: leaves[EMBED]}
     for bits in budget.bits:
         for method, quantize in untrained(2**bits).items():
             began = time.monotonic()
             got = quantize(embedded)
-            add(method, bits, got.hard(embedded) | shared, got.dense(embedded), began)
+            add(method, bits, got.to_tensors(embedded) | shared, got.hard(embedded), began)
         if budget.steps:
             began = time.monotonic()
             got, params = tuned(network, embedded, train, 2**bits, budget)
-            add("tuned", bits, got.hard(params) | shared, got.dense(params) | {"embed": embedded["embed"]}, began)
+            add("tuned", bits, got.to_tensors(params) | shared, got.hard(params) | {"embed": embedded["embed"]}, began)
 
 
 def write(folder: Path, rows: list[dict[str, Any]], budget: Budget, prompt: str) -> None:

@@ -39,15 +39,8 @@ import numpy as np
 from experiments import config as configs
 from experiments.data import in_memory as data
 from experiments.published import embedders, photos, tables
+from experiments.published.fine_tune import batches_of, fine_tune
 from experiments.published.networks import make_task, network
-from experiments.published.post_training import (
-    Quantized,
-    batches_of,
-    fine_tune,
-    joined,
-    round_to_nearest,
-    transport_weights,
-)
 from experiments.published.study_config import GROUPS, RECIPE, Config
 from experiments.published.tables import STATISTICS, TUNED
 from experiments.reporting.rows import RESULTS, Row, Rows, packages, stamp
@@ -57,7 +50,8 @@ from experiments.tasks.base import Task
 from experiments.training.run import named
 from mecq_jax import storage, training
 from mecq_jax.granularity import PerChannel
-from mecq_jax.params import Rule, default_rules, leaves_by_path, relative_squared_error
+from mecq_jax.params import Quantized, Rule, default_rules, leaves_by_path, relative_squared_error
+from mecq_jax.post_training import round_to_nearest, transport_weights
 from mecq_jax.quantizers import MEC
 from mecq_jax.quantizers.baselines import STE
 
@@ -121,13 +115,13 @@ class Study:
             start = time.perf_counter()
             found, params, model_state = make()
             if self.net.tables:
-                found = joined(found, round_to_nearest(params, [Rule(self.net.tables, TABLE)], "least_squares"))
-            hard = found.dense(params)
+                found = found | round_to_nearest(params, [Rule(self.net.tables, TABLE)], "least_squares")
+            hard = found.hard(params)
             return (
                 hard,
                 model_state,
                 {
-                    "bytes": file_bytes(found.hard(params), model_state),
+                    "bytes": file_bytes(found.to_tensors(params), model_state),
                     "error": self._error(found, hard),
                     "making_seconds": time.perf_counter() - start,
                 },

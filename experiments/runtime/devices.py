@@ -1,9 +1,9 @@
 """Where a run computes: one device, a mesh of many, or the meshes of several processes; who of them writes files.
 
     devices = over(count, split=True)     # count None: all that there are; without a mesh: ONE
-    plan = devices.plan(plan, params)
-    state = devices.place(state, plan)
-    step = devices.jit(trainer.soft_step, state, plan)
+    quantized = devices.split(quantize_tree(params, rules), params)
+    state = devices.place(steps.init(params, quantized))
+    step = devices.jit(steps.soft_step, state)
     state, metrics = step(state, devices.batch(batch))
 
 Only the first process of several writes; what it decides or reads, the others are told.
@@ -12,7 +12,6 @@ Only the first process of several writes; what it decides or reads, the others a
 import contextlib
 import dataclasses
 import itertools
-import pickle
 import socket
 import subprocess
 import sys
@@ -26,16 +25,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
 from experiments.models.small import TENSOR_PARALLEL
-from experiments.runtime.host_arrays import host_copy
 from experiments.runtime.interruption import stop_on_sigterm
-from mecq_jax.params import Plan
-from mecq_jax.training import Layout, Split, TrainState
+from mecq_jax.params import Quantized
+from mecq_jax.training import Layout, Split, TrainState, host_copy
 from mecq_jax.training import fully_sharded as fully_sharded_
 
 T = TypeVar("T")
 # Entries of a leaf that is worth splitting; a smaller one is gathered in less time than the splitting saves.
 LEAST = 2**18
-_PIECE = 2**20  # bytes that the first process tells at once
 _calls = itertools.count(1)
 
 
@@ -85,25 +82,25 @@ class Devices:
             rules += fully_sharded_(params, self.mesh, least=self.least)
         return Layout(self.mesh, rules)
 
-    def plan(self, plan: Plan, params: Any) -> Plan:
-        """The plan, with the parts of the leaves that are split."""
-        return plan if self.mesh is None else self.layout(params).plan(plan, params)
+    def split(self, quantized: Quantized, params: Any) -> Quantized:
+        """Quantizers that know the parts of the leaves that are split."""
+        return quantized if self.mesh is None else self.layout(params).split(quantized, params)
 
-    def place(self, state: TrainState, plan: Plan) -> TrainState:
+    def place(self, state: TrainState) -> TrainState:
         """The state on its devices."""
-        return state if self.mesh is None else self.layout(state.params).place(state, plan)
+        return state if self.mesh is None else self.layout(state.params).place(state)
 
-    def jit(self, step: Callable, state: TrainState, plan: Plan) -> Callable:
+    def jit(self, step: Callable, state: TrainState) -> Callable:
         """(state, batch) -> (state, metrics), jitted; takes the old state's buffers over."""
         if self.mesh is None:
             return jax.jit(step, donate_argnums=0)
-        return self.layout(state.params).jit(step, state, plan)
+        return self.layout(state.params).jit(step, state)
 
-    def jit_state(self, function: Callable, state: TrainState, plan: Plan) -> Callable:
+    def jit_state(self, function: Callable, state: TrainState) -> Callable:
         """state -> state, jitted; the new one lies where the old one does."""
         if self.mesh is None:
             return jax.jit(function)
-        return jax.jit(function, out_shardings=self.layout(state.params).shardings(state, plan))
+        return jax.jit(function, out_shardings=self.layout(state.params).shardings(state))
 
     def batch(self, batch: Any) -> Any:
         """This process's part of a batch, with those of the others, on the devices."""
@@ -137,24 +134,6 @@ def over(count: int | None = None, split: bool = False, tensor_parallel: int = 1
         devices=found,
     )
     return Devices(mesh, split, least, TENSOR_PARALLEL if tensor_parallel > 1 else ())
-
-
-def writes() -> bool:
-    """Whether this process writes files: the first one does."""
-    return jax.process_index() == 0
-
-
-def of_first(function: Callable[[], T]) -> T:
-    """What `function` gives in the first process, in every process; the others do not call it."""
-    if jax.process_count() == 1:
-        return function()
-    told = pickle.dumps(function()) if writes() else b""
-    pieces = int(multihost_utils.broadcast_one_to_all(np.int32(-(-len(told) // _PIECE))))
-    heard = []
-    for i in range(pieces):
-        piece = np.frombuffer(told[i * _PIECE : (i + 1) * _PIECE].ljust(_PIECE, b"\0"), np.uint8)
-        heard.append(multihost_utils.broadcast_one_to_all(piece).astype(np.uint8).tobytes())
-    return pickle.loads(b"".join(heard))  # which ends where the pickle does
 
 
 def preempted() -> bool:

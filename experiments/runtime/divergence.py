@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runtime.host_arrays import host_copy
-from mecq_jax.params import Plan, leaves_by_path
-from mecq_jax.training import TrainState
+from mecq_jax.params import leaves_by_path
+from mecq_jax.training import TrainState, host_copy
 
 _LEVELS_SHOWN = 4
 
@@ -23,7 +22,7 @@ def not_finite(tree: Any) -> list[str]:
     return [jax.tree_util.keystr(path) for path, x in flat if not _finite(x).all()]
 
 
-def table(plan: Plan, state: TrainState) -> str:
+def table(state: TrainState) -> str:
     """One line a layer: share of finite weights, their least, greatest and variance, and the levels of the first group.
 
     Quantized layers, and every other leaf that has two dimensions or values that are not finite.
@@ -33,14 +32,13 @@ def table(plan: Plan, state: TrainState) -> str:
     for path, leaf in leaves_by_path(state.params).items():
         weights = np.asarray(leaf, dtype=np.float64)
         finite = weights[np.isfinite(weights)]
-        quantizer = plan.quantizers.get(path)
-        if quantizer is None and weights.ndim < 2 and finite.size == weights.size:
+        quantized = path in state.quantized.plan.quantizers
+        if not quantized and weights.ndim < 2 and finite.size == weights.size:
             continue
         numbers = [f(finite) if finite.size else np.nan for f in (np.min, np.max, np.var)]
         levels = "float"
-        if quantizer is not None:
-            own = jax.tree.map(jnp.asarray, (state.quant[path], state.quant_state[path]))
-            first = np.asarray(quantizer.levels(*own))[0]
+        if quantized:
+            first = np.asarray(jax.tree.map(jnp.asarray, state.quantized).levels(path))[0]
             more = " ..." if len(first) > _LEVELS_SHOWN else ""
             levels = " ".join(f"{x:.3g}" for x in first[:_LEVELS_SHOWN]) + more
         rows.append((path, f"{finite.size / weights.size:.1%}", *(f"{x:.3g}" for x in numbers), levels))

@@ -13,8 +13,8 @@ from flax import nnx
 from experiments.config import Config
 from experiments.data import in_memory as data
 from experiments.runtime.devices import ONE, Devices
-from experiments.runtime.host_arrays import host_copy
 from mecq_jax.nn import parameters_by_path
+from mecq_jax.training import host_copy
 
 Batch = dict[str, np.ndarray]
 

@@ -18,14 +18,12 @@ import jax
 import numpy as np
 
 from experiments.runtime import divergence
-from experiments.runtime.checkpoint import Found, Store
-from experiments.runtime.devices import ONE, Devices, of_first, preempted
+from experiments.runtime.devices import ONE, Devices, preempted
 from experiments.runtime.divergence import Diverged
-from experiments.runtime.host_arrays import host_copy, placed
 from experiments.runtime.interruption import Preempted
 from experiments.runtime.run_folder import RunFolder, Unwritten
 from experiments.tasks.base import Batch, Task
-from mecq_jax.training import Steps, TrainState
+from mecq_jax.training import Checkpoints, Found, Steps, TrainState, host_copy, of_first, placed
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 LOG_STEPS = 10
@@ -81,8 +79,8 @@ def train(session: Session, course: Course, state: TrainState, resume: bool) -> 
       Preempted: when `session.stop` asked for it, after a checkpoint was written.
       Diverged: at a loss or a state that is not finite, where the config does not roll back.
     """
-    with Store(session.folder.root / "checkpoints" / course.name) as store:
-        loop = _Loop(session, course, session.devices.place(state, course.trainer.plan), store)
+    with Checkpoints(session.folder.root / "checkpoints" / course.name) as store:
+        loop = _Loop(session, course, session.devices.place(state), store)
         if resume:
             loop.take_up(store.restore(loop.state))
         while True:
@@ -95,16 +93,16 @@ def train(session: Session, course: Course, state: TrainState, resume: bool) -> 
 class _Loop:
     """One course under way: its state, and its position (epochs done, batches done in the next, steps)."""
 
-    def __init__(self, session: Session, course: Course, state: TrainState, store: Store):
+    def __init__(self, session: Session, course: Course, state: TrainState, store: Checkpoints):
         self.session, self.course, self.store, self.config = session, course, store, session.task.config
         self.state, self.step, self.epoch, self.batch, self.roll_backs = state, int(state.step), 0, 0, 0
         self.start = host_copy(state) if self.config.on_nan == "roll_back" else None
         self.losses: list[Any] = []
         self.saved_at = time.monotonic()
-        devices, plan = session.devices, course.trainer.plan
-        self.settle = devices.jit_state(course.trainer.settle, state, plan)
+        devices = session.devices
+        self.refresh_codes = devices.jit_state(course.trainer.refresh_codes, state)
         # Python loops over these: convolutions inside lax.scan are many times slower on CPU.
-        self.compiled = {id(step): devices.jit(step, state, plan) for _, step, _ in course.parts}
+        self.compiled = {id(step): devices.jit(step, state) for _, step, _ in course.parts}
 
     def take_up(self, found: Found | None) -> None:
         """Go on from a checkpoint, if there is one; what was logged after it is dropped."""
@@ -126,7 +124,7 @@ class _Loop:
         phases = self.course.epochs
         for phase, step in phases[self.epoch :]:
             if phase == "hard" and self.batch == 0 and "hard" not in [p for p, _ in phases[: self.epoch]]:
-                self.state = self.settle(self.state)
+                self.state = self.refresh_codes(self.state)
             self._train_epoch(phase, self.compiled[id(step)])
             scores = self._evaluate(phase)
             self.epoch, self.batch = self.epoch + 1, 0
@@ -158,7 +156,7 @@ class _Loop:
                 self._stop_if_asked()
 
     def _evaluate(self, phase: str) -> dict[str, float]:
-        settled = self.settle(self.state) if phase == "soft" else self.state
+        settled = self.refresh_codes(self.state) if phase == "soft" else self.state
         task, devices = self.session.task, self.session.devices
         wanted = dict(self.course.evaluate)
         if phase == "hard":  # the codes are frozen: there is no soft network any more
@@ -220,15 +218,15 @@ class _Loop:
             raise self._diverged(f"the loss is {losses[bad[0]]} at step {step}")
 
     def _diverged(self, what: str) -> Diverged:
-        course, plan = self.course, self.course.trainer.plan
+        course = self.course
         lines = [
             f"training diverged: {what} of the {course.name} phase.",
             f"Layers after step {self.step}:",
-            divergence.table(plan, self.state),
+            divergence.table(self.state),
         ]
         with contextlib.suppress(ValueError):  # where no checkpoint can be read, this error is still the first to tell
             if found := self.store.restore(self.state):
-                lines += [f"Layers at the last checkpoint, step {found.step}:", divergence.table(plan, found.state)]
+                lines += [f"Layers at the last checkpoint, step {found.step}:", divergence.table(found.state)]
         rates = ("float_learning_rate", "learning_rate", "levels_rate")
         now = ", ".join(f"{name} = {getattr(self.config, name):g}" for name in rates)
         lines.append(
@@ -259,8 +257,7 @@ class _Loop:
 
 
 def _log(folder: RunFolder | Unwritten, step: int, phase: str, metrics: Any) -> None:
-    values = metrics._asdict()
-    scalars = values.pop("scalars")
-    if phase != "soft":
-        values = {"loss": values["loss"]}
-    folder.log(step, **{k: float(v) for k, v in (values | scalars).items()})
+    values = metrics.as_floats()
+    if phase != "soft":  # what is said of the assignment is of soft steps
+        values = {name: x for name, x in values.items() if name == "loss" or name in metrics.scalars}
+    folder.log(step, **values)

@@ -13,16 +13,15 @@ import numpy as np
 
 import mecq_reader
 from experiments.config import Config
-from experiments.runtime.devices import ONE, Devices, of_first, writes
-from experiments.runtime.host_arrays import host_copy
+from experiments.runtime.devices import ONE, Devices
 from experiments.runtime.run_folder import RunFolder, Unwritten, read_metrics
 from experiments.tasks import registry as tasks
 from experiments.tasks.base import Task
 from experiments.training.loop import Course, Progress, Session, train
 from experiments.training.recipe import float_trainer, phases, quantized_trainer
 from mecq_jax import storage
-from mecq_jax.params import Report, harden_tree, leaves_by_path, make_report, quantize_tree, replace_leaves
-from mecq_jax.training import Steps, TrainState
+from mecq_jax.params import Report, leaves_by_path, make_report, quantize_tree, replace_leaves
+from mecq_jax.training import Steps, TrainState, host_copy, of_first, writes
 
 
 class Result(NamedTuple):
@@ -100,7 +99,7 @@ def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
         return trained
     steps = config.float_epochs * task.steps_per_epoch
     trainer = float_trainer(config, task.loss_fn, steps, config.float_learning_rate)
-    state = trainer.init(_copy(task.params), {}, {}, _copy(task.model_state), jax.random.key(config.seed))
+    state = trainer.init(_copy(task.params), None, _copy(task.model_state), jax.random.key(config.seed))
     evaluate = {"float": lambda s: (s.params, s.model_state)}
     parts = [("float", trainer.float_step, config.float_epochs)]
     state = train(session, Course("float", parts, trainer, evaluate, offset=0), state, resume)
@@ -112,10 +111,9 @@ def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
 
 def _quantized_phases(session: Session, params: Any, model_state: Any, float_score: float, resume: bool) -> Result:
     task, config = session.task, session.task.config
-    plan, quant, quant_state = quantize_tree(params, config.rules(task.order))
-    plan = session.devices.plan(plan, params)
-    trainer = quantized_trainer(config, plan, task.loss_fn, task.steps_per_epoch)
-    state = trainer.init(_copy(params), quant, quant_state, _copy(model_state), jax.random.key(config.seed + 1))
+    quantized = session.devices.split(quantize_tree(params, config.rules(task.order)), params)
+    trainer = quantized_trainer(config, task.loss_fn, task.steps_per_epoch)
+    state = trainer.init(_copy(params), quantized, _copy(model_state), jax.random.key(config.seed + 1))
     steps = {"soft": trainer.soft_step, "hard": trainer.hard_step}
     order = phases(config)
     parts = [(name, steps[name], order.count(name)) for name in ("soft", "hard")]
@@ -131,9 +129,8 @@ def _finish(session, trainer, state, float_params, float_score, offset) -> Resul
     task, config, root = session.task, session.task.config, session.folder.root
     state = _copy(host_copy(state._replace(opt_state=None, rng=None)))  # whole, on every device
     if "hard" not in phases(config):
-        state = jax.jit(trainer.settle)(state)
-    hard = harden_tree(trainer.plan, state.params, state.quant, state.quant_state, state.codes)
-    hard_params = trainer.hard_params(state)
+        state = jax.jit(trainer.refresh_codes)(state)
+    hard, hard_params = state.quantized.to_tensors(state.params), trainer.hard_params(state)
     predictions = task.predict(hard_params, state.model_state, session.devices)
     score = task.score(predictions)
 
@@ -150,7 +147,7 @@ def _finish(session, trainer, state, float_params, float_score, offset) -> Resul
         finals = {"float": float_score, "soft": soft, "hard": score}
         named_finals = {f"final_{name}_{task.measure}": x for name, x in finals.items()}
         session.folder.log(offset + int(state.step), **named_finals)
-        report = make_report(trainer.plan, float_params, hard, path)
+        report = make_report(state.quantized.plan, float_params, hard, path)
         return Result(root, float_score, soft, score, gap, report)
 
     return of_first(written)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32, UInt8
 
 from mecq_jax import jaxprs
 from mecq_jax.granularity import PerChannel, PerTensor
@@ -22,11 +22,30 @@ BLOCK = 2**18  # weights unpacked at a time
 
 
 def by_blocks(forward: Forward) -> Forward:
-    """forward(weights, x) for weights among which are `PackedTensor`s, multiplied by blocks."""
+    """Make a network compute with packed weights, which products unpack block by block.
+
+    A product x W unpacks W by blocks, as `mecq_jax.inference.matmul` does; what else is computed of a weight unpacks
+    that one weight, for the time of the call.
+
+    Args:
+      forward: (arrays by path, x) -> output, a pure function.
+
+    Returns:
+      (weights by path, x) -> output, for weights among which are `PackedTensor`s.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from mecq_jax import PerTensor, inference, storage
+      >>> codes, levels = np.array([[0, 1, 1]], np.uint8), np.array([[-1, 1]], np.float32)
+      >>> weights = inference.to_device({"w": storage.QuantizedTensor(codes, levels, (3, 1), PerTensor())})
+      >>> inference.by_blocks(lambda arrays, x: x @ arrays["w"])(weights, jnp.ones((1, 3)))
+      Array([[1.]], dtype=float32)
+    """
 
     def run(weights: Mapping[str, Any], x: Any) -> Any:
         leaves, tree = jax.tree.flatten((weights, x), is_leaf=lambda leaf: isinstance(leaf, PackedTensor))
-        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]  # type: ignore[no-untyped-call]
         traced, shape = jax.make_jaxpr(lambda *flat: forward(*jax.tree.unflatten(tree, flat)), return_shape=True)(
             *shapes
         )
@@ -37,10 +56,12 @@ def by_blocks(forward: Forward) -> Forward:
 
 
 def _whole(x: Any) -> Any:
+    """A value as an array."""
     return x.dense() if isinstance(x, PackedTensor) else x
 
 
 def _equation(eqn: Any, inputs: list[Any], place: str) -> list[Any]:
+    """The outputs of an equation: by blocks where it is a product with a packed weight."""
     if eqn.primitive.name == "dot_general" and isinstance(inputs[1], PackedTensor):
         x, w = _whole(inputs[0]), inputs[1]
         (cx, cw), batch = eqn.params["dimension_numbers"]
@@ -61,13 +82,28 @@ def _by_rows(w: PackedTensor, contracted: int) -> bool:
 
 
 def matmul(x: Float[Array, "m a"], w: PackedTensor, precision: Any = None) -> Float[Array, "m b"]:
-    """y = x W by blocks of W's rows (levels per tensor: y = sum_blocks x[:, rows] W[rows]) or of its columns (levels
-    per output channel: y[:, columns] = x W[:, columns]), unpacked one after the other.
+    """Multiply by a packed matrix W, which is unpacked by blocks of at most 2^18 weights, one after the other.
+
+        levels per tensor            y = sum_blocks x[:, rows] W[rows]
+        levels per output channel    y[:, columns] = x W[:, columns]
 
     Args:
-      x: [m, a].
-      w: W [a, ...], its first dimensions contracted and the others flattened to b.
+      x: [m, a], any floating type; the products are of this type.
+      w: W [a, ...], its first dimensions contracted and the others flattened to b; levels per tensor, or per channel
+        of its last axis, which is then the only one that is not contracted.
       precision: of the product, as for `jax.lax.dot_general`.
+
+    Returns:
+      x W, [m, b], of x's type.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from mecq_jax import PerTensor, inference, storage
+      >>> codes, levels = np.array([[0, 1, 1]], np.uint8), np.array([[-1, 1]], np.float32)
+      >>> w = inference.PackedTensor.of(storage.QuantizedTensor(codes, levels, (3, 1), PerTensor()))
+      >>> inference.matmul(jnp.ones((1, 3)), w)
+      Array([[1.]], dtype=float32)
     """
     a = x.shape[1]
     b = math.prod(w.shape) // a
@@ -76,7 +112,7 @@ def matmul(x: Float[Array, "m a"], w: PackedTensor, precision: Any = None) -> Fl
     block = min(max(BLOCK // columns // 8 * 8, 8), rows)  # whole bytes, and one loop for all whole blocks
     count, rest = divmod(rows, block)
 
-    def add(y, start, size, codes):
+    def add(y: Array, start: int | Array, size: int, codes: Array) -> Array:
         levels = w.levels[0] if per_tensor else lax.dynamic_slice_in_dim(w.levels, start, size)
         if per_tensor:
             part = lax.dynamic_slice_in_dim(x, start, size, axis=1)
@@ -84,19 +120,21 @@ def matmul(x: Float[Array, "m a"], w: PackedTensor, precision: Any = None) -> Fl
         weights = jnp.take_along_axis(levels, codes, axis=1, mode="clip").astype(x.dtype)
         return lax.dynamic_update_slice_in_dim(y, jnp.dot(x, weights.T, precision=precision), start, axis=1)
 
-    def step(i, y):
+    def step(i: Array, y: Array) -> Array:
         return add(y, i * block, block, _codes(w, i, block, columns, rows))
 
-    y = lax.fori_loop(0, count, step, jnp.zeros((len(x), b), x.dtype))
+    y: Array = lax.fori_loop(0, count, step, jnp.zeros((len(x), b), x.dtype))
     return add(y, count * block, rest, _codes(w, count, block, columns, rows, rest)) if rest else y
 
 
-def _codes(w: PackedTensor, i: Any, block: int, columns: int, rows: int, count: int | None = None) -> Array:
+def _codes(
+    w: PackedTensor, i: int | Array, block: int, columns: int, rows: int, count: int | None = None
+) -> Int32[Array, "count columns"]:
     """Codes [count, columns] of the i-th block of `block` rows, of which the last may have fewer."""
     n = columns * (block if count is None else count)
     whole = block * columns  # a multiple of 8 where there is more than one block
 
-    def plane(start, bits):
+    def plane(start: int, bits: int) -> UInt8[Array, " n"]:
         place = start + i * (whole * bits // 8)
         return unpack(lax.dynamic_slice_in_dim(w.data, place, packed_size(n, bits)), bits, n)
 
@@ -105,4 +143,5 @@ def _codes(w: PackedTensor, i: Any, block: int, columns: int, rows: int, count: 
         codes = plane(0, 2) | high << jnp.uint8(2)
     else:
         codes = plane(0, w.bits)
-    return codes.reshape(-1, columns).astype(jnp.int32)
+    out: Array = codes.reshape(-1, columns).astype(jnp.int32)
+    return out

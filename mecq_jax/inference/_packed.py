@@ -1,7 +1,7 @@
 """Packed weights on the device: a pytree of uint8 bytes and levels that becomes dense inside jit.
 
-weights = to_device(artifact.load("model.safetensors"))       # {path: PackedTensor or array}
-logits = jax.jit(lambda weights, x: forward(dense(weights), x))(weights, x)
+weights = inference.to_device(storage.load("model.safetensors"))       # {path: PackedTensor or array}
+logits = jax.jit(lambda weights, x: forward(inference.dense(weights), x))(weights, x)
 """
 
 import dataclasses
@@ -23,14 +23,24 @@ Forward = Callable[[Mapping[str, Any], Any], Any]  # a network as a function of 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PackedTensor:
-    """A hard-quantized tensor as it lies in the file.
+    """A `mecq_jax.storage.QuantizedTensor` on the device, its codes packed as they lie in the file.
+
+    It is a pytree of `data` and `levels`, the rest being static, so that it can be an argument of a jitted function.
 
     Attributes:
-      data: the packed codes, in the layout that `reader` documents.
+      data: uint8 [m], the packed codes, in the layout that `mecq_reader` documents.
       levels: float32 [g, k].
       shape: the dense tensor's shape.
       granularity: how it is cut into groups.
       dtype: the dense tensor's dtype.
+
+    Example:
+      >>> import numpy as np
+      >>> from mecq_jax import PerTensor, inference, storage
+      >>> codes, levels = np.array([[0, 1, 1, 0]], np.uint8), np.array([[-1, 1]], np.float32)
+      >>> packed = inference.PackedTensor.of(storage.QuantizedTensor(codes, levels, (2, 2), PerTensor()))
+      >>> packed.data, packed.dense().tolist()
+      (Array([6], dtype=uint8), [[-1.0, 1.0], [1.0, -1.0]])
     """
 
     data: UInt8[Array, " m"]
@@ -41,13 +51,13 @@ class PackedTensor:
 
     @classmethod
     def of(cls, tensor: QuantizedTensor) -> "PackedTensor":
-        """The tensor packed, on the default device."""
+        """The tensor with its codes packed, on the default device."""
         data = jnp.asarray(pack(tensor.codes, tensor.bits))
         return cls(data, jnp.asarray(tensor.levels), tensor.shape, tensor.granularity, tensor.dtype)
 
     @property
     def bits(self) -> int:
-        """Bits of a code."""
+        """Bits of a code: max(1, ceil(log2 k))."""
         return bits_for(self.levels.shape[1])
 
     def codes(self) -> UInt8[Array, "g n"]:
@@ -56,13 +66,31 @@ class PackedTensor:
         return unpack(self.data, self.bits, g * n).reshape(g, n)
 
     def dense(self) -> Array:
-        """levels[g, codes] in the tensor's shape and dtype (of 64 bits as JAX is set), as `HardTensor.dense()`."""
+        """The tensor as an array of `shape` and `dtype`, equal to `QuantizedTensor.dense()`.
+
+        Types of 64 bits become those of 32 unless JAX is set to have them.
+        """
         weights = jnp.take_along_axis(self.levels, self.codes().astype(jnp.int32), axis=1, mode="clip")
         return from_groups(weights, self.shape, self.granularity).astype(jax.dtypes.canonicalize_dtype(self.dtype))
 
 
 def unpack(data: UInt8[Array, " m"], bits: int, n: int) -> UInt8[Array, " n"]:
-    """The n codes of a packed stream, as `reader.unpack` gives them, by shifts inside jit."""
+    """Unpack a stream of codes by shifts, inside jit; it equals `mecq_reader.unpack`, which checks as well.
+
+    Args:
+      data: uint8 [m], m = `mecq_jax.storage.packed_size(n, bits)`.
+      bits: of a code, 1 to 4.
+      n: how many codes there are.
+
+    Returns:
+      uint8 [n].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax import inference
+      >>> inference.unpack(jnp.array([147, 1], jnp.uint8), 2, 5)
+      Array([3, 0, 1, 2, 1], dtype=uint8)
+    """
     if bits == 3:
         low = packed_size(n, 2)
         return unpack(data[:low], 2, n) | unpack(data[low:], 1, n) << np.uint8(2)
@@ -71,12 +99,41 @@ def unpack(data: UInt8[Array, " m"], bits: int, n: int) -> UInt8[Array, " n"]:
 
 
 def to_device(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """`HardTensor`s as `PackedTensor`s, arrays as arrays of the default device."""
+    """Bring the tensors of a file to the default device, packed ones packed.
+
+    Args:
+      tensors: `QuantizedTensor` or array by path, as `mecq_jax.load` gives them.
+
+    Returns:
+      `PackedTensor` or JAX array by path.
+
+    Example:
+      >>> import numpy as np
+      >>> from mecq_jax import inference
+      >>> inference.to_device({"bias": np.ones(2, np.float32)})
+      {'bias': Array([1., 1.], dtype=float32)}
+    """
     return {
         name: PackedTensor.of(x) if isinstance(x, QuantizedTensor) else jnp.asarray(x) for name, x in tensors.items()
     }
 
 
 def dense(weights: Mapping[str, Any]) -> dict[str, Array]:
-    """Every weight as a dense array."""
+    """Unpack all weights; inside jit, so that what stays in memory between calls is packed.
+
+    Args:
+      weights: `PackedTensor` or array by path, as `mecq_jax.inference.to_device` gives them.
+
+    Returns:
+      Array by path.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from mecq_jax import PerTensor, inference, storage
+      >>> codes, levels = np.array([[0, 1, 1]], np.uint8), np.array([[-1, 1]], np.float32)
+      >>> weights = inference.to_device({"w": storage.QuantizedTensor(codes, levels, (3,), PerTensor())})
+      >>> jax.jit(inference.dense)(weights)
+      {'w': Array([-1.,  1.,  1.], dtype=float32)}
+    """
     return {name: x.dense() if isinstance(x, PackedTensor) else x for name, x in weights.items()}

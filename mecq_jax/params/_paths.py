@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax import nnx
+from jaxtyping import Array
 
 
 def leaves_by_path(tree: Any) -> dict[str, Any]:
@@ -36,3 +38,33 @@ def replace_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
         return leaves.get("/".join(map(key_name, path)), leaf)
 
     return jax.tree_util.tree_map_with_path(at, tree)
+
+
+def parameters_by_path(model: nnx.Module) -> dict[str, Array]:
+    """Every parameter of an NNX model by path, in the order of construction.
+
+    Example:
+      >>> from flax import nnx
+      >>> from mecq_jax.nn import parameters_by_path
+      >>> list(parameters_by_path(nnx.Linear(2, 3, rngs=nnx.Rngs(0))))
+      ['kernel', 'bias']
+    """
+    leaves: dict[str, Array] = {}
+
+    def visit(prefix: str, node: Any) -> None:
+        if isinstance(node, nnx.Param):
+            leaves[prefix] = node[...]
+            return
+        if isinstance(node, (nnx.Module, nnx.List, nnx.Dict)):
+            children = {k: v for k, v in vars(node).items() if not k.startswith("_pytree")}
+        elif isinstance(node, dict):
+            children = node
+        elif isinstance(node, (list, tuple)):
+            children = {str(i): v for i, v in enumerate(node)}
+        else:
+            return
+        for name, child in children.items():
+            visit(f"{prefix}/{name}" if prefix else str(name), child)
+
+    visit("", model)
+    return leaves

@@ -44,6 +44,10 @@ class Plan:
     skipped: Mapping[str, str]
     shards: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        # A plan is static data of a pytree (`Quantized`), which jit looks up by hash.
+        return hash((*self.quantizers.items(), *self.skipped.items(), *self.shards.items()))
+
 
 def default_rules(quantizer: Quantizer, params: Any, *, keep_first: bool = True, keep_last: bool = True) -> list[Rule]:
     """Quantize every kernel (a leaf of two or more dimensions named 'kernel') but those of the first and last layers.

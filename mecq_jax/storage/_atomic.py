@@ -1,7 +1,4 @@
-"""Save hard-quantized tensors and float leaves in one packed, checksummed safetensors file, and load them.
-
-`mecq_jax.reader` documents the format and holds the only reading logic; `load` goes through it.
-"""
+"""Files that appear whole or not at all."""
 
 import os
 import uuid
@@ -9,7 +6,26 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target, flush to the disk, rename over it: readers see the old file or the new."""
+    """Write a file so that readers see the old one or the new one, never a part.
+
+    The bytes are written beside the target and flushed to the disk, then renamed over it.
+
+    Args:
+      path: where to write; its folder exists.
+      data: all bytes of the file.
+
+    Raises:
+      OSError: if the file cannot be written; one that was at `path` is left as it was.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from mecq_jax.storage import write_atomically
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write_atomically(Path(folder) / "note", b"whole")
+      ...     (Path(folder) / "note").read_bytes()
+      b'whole'
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:

@@ -1,6 +1,6 @@
-"""Save hard-quantized tensors and float leaves in one packed, checksummed safetensors file, and load them.
+"""Quantized tensors and arrays in one packed, checksummed safetensors file.
 
-`mecq_jax.reader` documents the format and holds the only reading logic; `load` goes through it.
+`mecq_reader` documents the format and holds the only reading logic; `load` goes through it.
 """
 
 import os
@@ -21,17 +21,14 @@ from mecq_jax.storage._packing import pack
 from mecq_jax.storage._tensors import QuantizedTensor
 from mecq_reader import FORMAT_VERSION, ArtifactError
 
-PRODUCER = "mecq_jax"
+PRODUCER = "mecq_jax"  # of a file: what wrote it
+Leaf = QuantizedTensor | Shaped[np.ndarray, "..."]  # what a file holds under a path
 _TAGS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64", "bool": "BOOL"}
-
-
 _TAGS |= {f"{kind}int{b}": f"{kind.upper() or 'I'}{b}" for kind in ("", "u") for b in (8, 16, 32, 64)}
 
 
-Leaf = QuantizedTensor | Shaped[np.ndarray, "..."]
-
-
 def _leaf(name: str, value: Any) -> Leaf:
+    """What is stored of a value; ValueError where that or its name cannot be."""
     if not isinstance(name, str) or not name or ":" in name or name == "__metadata__":
         raise ValueError(
             f"{name!r} cannot name a tensor: a path is a non-empty string without ':' and is not "
@@ -49,6 +46,7 @@ def _leaf(name: str, value: Any) -> Leaf:
 
 
 def _check_json(value: Any, where: str) -> None:
+    """Raise a ValueError that names the place of what JSON cannot hold."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
@@ -65,6 +63,7 @@ def _check_json(value: Any, where: str) -> None:
 
 
 def _record(tensor: QuantizedTensor) -> dict[str, Any]:
+    """The tensor's entry in the file's JSON."""
     granularity = {k: v if isinstance(v, str) else int(v) for k, v in to_spec(tensor.granularity).items()}
     k = tensor.levels.shape[1]
     shape = list(tensor.shape)
@@ -72,6 +71,7 @@ def _record(tensor: QuantizedTensor) -> dict[str, Any]:
 
 
 def _encode(tensors: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
+    """All bytes of the file."""
     if not isinstance(extra, Mapping):
         raise ValueError(f"extra is a {type(extra).__name__}; give a dict of JSON data")
     _check_json(dict(extra), "extra")
@@ -91,28 +91,59 @@ def _encode(tensors: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
     return safetensors.numpy.save(arrays, {"mecq": text})
 
 
-def save(path: str | os.PathLike, tensors: Mapping[str, Any], *, extra: Mapping[str, Any] | None = None) -> int:
-    """Write the tensors, `HardTensor`s packed and arrays as they are, and return the bytes on disk.
+def save(path: str | os.PathLike[str], tensors: Mapping[str, Any], *, extra: Mapping[str, Any] | None = None) -> int:
+    """Write tensors to a file, `QuantizedTensor`s packed and arrays as they are.
 
     The file appears whole or not at all; one already at `path` is replaced only by a complete new one.
 
     Args:
       path: where to write.
-      tensors: `HardTensor` or array by path; a path is a non-empty string without ':'.
-      extra: any JSON data to keep with them; `reader.read_spec(path)["extra"]` gives it back.
+      tensors: `QuantizedTensor` or array by path; a path is a non-empty string without ':'.
+      extra: any JSON data to keep with them; `mecq_reader.read_spec(path)["extra"]` gives it back.
+
+    Returns:
+      The file's size in bytes.
 
     Raises:
       ValueError: before anything is written, if a path, a dtype or `extra` cannot be stored.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from mecq_jax import load, save
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save(f"{folder}/m.safetensors", {"dense/bias": np.ones(2, np.float32)})
+      ...     load(f"{folder}/m.safetensors")
+      {'dense/bias': array([1., 1.], dtype=float32)}
     """
     data = _encode(tensors, {} if extra is None else extra)
     write_atomically(Path(path), data)
     return len(data)
 
 
-def load(path: str | os.PathLike) -> dict[str, QuantizedTensor | np.ndarray]:
-    """The tensors that `save` wrote, bit for bit, once the whole file is verified."""
+def load(path: str | os.PathLike[str]) -> dict[str, Leaf]:
+    """Read the tensors that `save` wrote, bit for bit, once the whole file is verified.
+
+    Args:
+      path: a file that `save` wrote.
+
+    Returns:
+      `QuantizedTensor` or NumPy array by path, in order of path; arrays of bfloat16 have JAX's type of that name.
+
+    Raises:
+      ArtifactError: if the file is missing, damaged, or newer than this library.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from mecq_jax import load, save
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save(f"{folder}/m.safetensors", {"b": np.ones(2, np.float32), "a": np.zeros(3, np.int8)})
+      ...     list(load(f"{folder}/m.safetensors"))
+      ['a', 'b']
+    """
     spec, raws = mecq_reader.read_raw(path)
-    out: dict[str, QuantizedTensor | np.ndarray] = {}
+    out: dict[str, Leaf] = {}
     for name, tensor in mecq_reader.assemble(spec, raws).items():
         if isinstance(tensor, mecq_reader.Tensor):
             try:
@@ -129,6 +160,7 @@ def load(path: str | os.PathLike) -> dict[str, QuantizedTensor | np.ndarray]:
 
 
 def _difference(stored: Leaf, given: Leaf) -> str | None:
+    """How two tensors differ, in words; None where every bit is the same."""
     if isinstance(stored, QuantizedTensor) and isinstance(given, QuantizedTensor):
         if _record(stored) != _record(given):
             return f"the file records {_record(stored)}, not {_record(given)}"
@@ -145,8 +177,26 @@ def _difference(stored: Leaf, given: Leaf) -> str | None:
     return None
 
 
-def verify(path: str | os.PathLike, tensors: Mapping[str, Any]) -> None:
-    """Raise an `ArtifactError` that names the first tensor, by path, in which the file differs by any bit."""
+def verify(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> None:
+    """Check that a file holds these tensors and no others, to the bit.
+
+    Args:
+      path: a file that `save` wrote.
+      tensors: `QuantizedTensor` or array by path.
+
+    Raises:
+      ArtifactError: if the file is not sound, or one of its tensors differs by any bit; the message names the first
+        by path.
+      ValueError: if one of `tensors` could not be stored at all.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from mecq_jax import save, verify
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save(f"{folder}/m.safetensors", {"b": np.ones(2, np.float32)})
+      ...     verify(f"{folder}/m.safetensors", {"b": np.ones(2, np.float32)})
+    """
     stored, where = load(path), os.fspath(path)
     given = {name: _leaf(name, value) for name, value in tensors.items()}
     for name in sorted({*stored, *given}):

@@ -1,8 +1,4 @@
-"""Packed codes, and the value type of a hard-quantized tensor.
-
-The layout is the one that `mecq_jax.reader` documents to the bit and reads: 1, 2 and 4 bits little-endian
-within each byte; 3 bits as a plane of the low two bits followed by a plane of the high bit; pad bits zero.
-"""
+"""The value type of a hard-quantized tensor: codes, levels, and how they make up an array."""
 
 import dataclasses
 import operator
@@ -14,19 +10,35 @@ from jaxtyping import Float32, Shaped, UInt8
 from mecq_jax.granularity import Granularity, group_shape, to_spec
 from mecq_reader import Tensor, bits_for, packed_size
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+DTYPES = ("float16", "bfloat16", "float32", "float64")  # of a dense tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """A tensor whose weight j of group g is levels[g, codes[g, j]], laid out in `shape` by `granularity`.
+    """A tensor each of whose weights is one of the few levels of its group.
+
+        weight j of group g = levels[g, codes[g, j]]
+
+    The groups are laid out in `shape` by `granularity`, as by `mecq_jax.granularity.from_groups`. All that is said of
+    the attributes is checked when a tensor is made, so that every `QuantizedTensor` can be packed and saved.
 
     Attributes:
       codes: uint8 [g, n], each below k.
-      levels: float32 [g, k], finite, 1 <= k <= 16.
-      shape: the tensor's shape, with g·n weights.
+      levels: float32 [g, k], finite in `dtype`, 1 <= k <= 16.
+      shape: the tensor's shape, of g·n weights.
       granularity: how the tensor is cut into groups.
-      dtype: the dtype of the dense tensor, one of `DTYPES`.
+      dtype: the dtype of the dense tensor, one of `mecq_jax.storage.DTYPES`.
+
+    Raises:
+      ValueError: if one of them is not as it is said here; the message names the value and the remedy.
+
+    Example:
+      >>> import numpy as np
+      >>> from mecq_jax import PerTensor, storage
+      >>> codes, levels = np.array([[0, 1, 1, 2]], np.uint8), np.array([[-1.0, 0.0, 1.0]], np.float32)
+      >>> tensor = storage.QuantizedTensor(codes, levels, (2, 2), PerTensor())
+      >>> tensor.bits, tensor.dense().tolist()
+      (2, [[-1.0, 0.0], [0.0, 1.0]])
     """
 
     codes: UInt8[np.ndarray, "g n"]
@@ -35,7 +47,7 @@ class QuantizedTensor:
     granularity: Granularity
     dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         codes, levels = np.asarray(self.codes), np.asarray(self.levels)
         shape = tuple(operator.index(d) for d in self.shape)
         for field, value in (("codes", codes), ("levels", levels), ("shape", shape)):
@@ -44,7 +56,7 @@ class QuantizedTensor:
         if codes.dtype != np.uint8 or codes.shape != expected:
             raise ValueError(
                 f"codes of a tensor {shape} with {self.granularity} must be uint8 {expected}, "
-                f"not {codes.dtype} {codes.shape}; lay them out with grouping.to_groups"
+                f"not {codes.dtype} {codes.shape}; lay them out with mecq_jax.granularity.to_groups"
             )
         if levels.dtype != np.float32 or levels.ndim != 2 or len(levels) != expected[0]:
             raise ValueError(
@@ -71,7 +83,7 @@ class QuantizedTensor:
 
     @property
     def bits(self) -> int:
-        """Bits of a packed code."""
+        """Bits of a packed code: max(1, ceil(log2 k))."""
         return bits_for(self.levels.shape[1])
 
     @property
@@ -80,7 +92,7 @@ class QuantizedTensor:
         return packed_size(self.codes.size, self.bits) + self.levels.nbytes
 
     def dense(self) -> Shaped[np.ndarray, "..."]:
-        """The tensor in its own shape and dtype."""
+        """The tensor as an array of `shape` and `dtype`."""
         spec = to_spec(self.granularity)
         tensor = Tensor(self.codes, self.levels, self.shape, spec, self.bits, self.dtype)
         return tensor.dense().astype(jnp.dtype(self.dtype), copy=False)

@@ -1,9 +1,25 @@
 """Training: the steps of the three phases, schedules, optimizers, losses, many devices."""
 
 from mecq_jax.training._batch_norm import reestimate_batch_stats as reestimate_batch_stats
+from mecq_jax.training._checkpoints import CheckpointError as CheckpointError
+from mecq_jax.training._checkpoints import Checkpoints as Checkpoints
+from mecq_jax.training._checkpoints import Found as Found
+from mecq_jax.training._checkpoints import restore_checkpoint as restore_checkpoint
+from mecq_jax.training._checkpoints import save_checkpoint as save_checkpoint
+from mecq_jax.training._fit import Fitted as Fitted
+from mecq_jax.training._fit import Progress as Progress
+from mecq_jax.training._fit import fit as fit
+from mecq_jax.training._host_arrays import host_copy as host_copy
+from mecq_jax.training._host_arrays import placed as placed
 from mecq_jax.training._losses import coding_length as coding_length
 from mecq_jax.training._losses import distillation as distillation
 from mecq_jax.training._optimizers import optimizers as optimizers
+from mecq_jax.training._phases import Phases as Phases
+from mecq_jax.training._phases import quantized_steps as quantized_steps
+from mecq_jax.training._phases import run_phases as run_phases
+from mecq_jax.training._processes import of_first as of_first
+from mecq_jax.training._processes import writes as writes
+from mecq_jax.training._schedules import cosine_phases as cosine_phases
 from mecq_jax.training._schedules import geometric_decay as geometric_decay
 from mecq_jax.training._sharding import Layout as Layout
 from mecq_jax.training._sharding import Split as Split

@@ -2,11 +2,9 @@
 
     mesh = jax.make_mesh((4, 2), ("data", "model"))
     layout = Layout(mesh, [Split(".*/(up|query)/kernel", (None, "model")), Split(".*/(down|out)/kernel", ("model",))])
-    plan, quant, quant_state = quantize_tree(params, rules)
-    plan = layout.plan(plan, params)
-    trainer = Trainer(plan=plan, ...)
-    state = layout.place(trainer.init(...), plan)
-    step = layout.jit(trainer.soft_step, state, plan)
+    quantized = layout.split(quantize_tree(params, rules), params)
+    state = layout.place(steps.init(params, quantized))
+    step = layout.jit(steps.soft_step, state)
     state, metrics = step(state, layout.batch(batch))
 
 A path is one of the parameter tree, as in `rules`. Levels, potentials, codes and the optimizer's state follow the
@@ -26,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mecq_jax.granularity import PerChannel
-from mecq_jax.params import Plan, key_name, leaves_by_path
+from mecq_jax.params import Plan, Quantized, key_name, leaves_by_path
 from mecq_jax.training._steps import TrainState
 
 
@@ -96,24 +94,26 @@ class Layout:
                 )
         return PartitionSpec(*rule.axes)
 
-    def plan(self, plan: Plan, params: Any) -> Plan:
-        """The plan with the parts of the leaves that are split, for its `Trainer`."""
+    def split(self, quantized: Quantized, params: Any) -> Quantized:
+        """Quantizers that know into which parts the leaves of `params` are split; before `Steps.init`."""
+        plan = quantized.plan
         specs, leaves = self.specs(params), leaves_by_path(params)
         shards = {}
         for path in plan.quantizers:
             parts = [1 if axis is None else self.mesh.shape[axis] for axis in specs[path]]
             if math.prod(parts) > 1:
                 shards[path] = (*parts, *[1] * (np.ndim(leaves[path]) - len(parts)))
-        return dataclasses.replace(plan, shards=shards)
+        return dataclasses.replace(quantized, plan=dataclasses.replace(plan, shards=shards))
 
-    def shardings(self, state: TrainState, plan: Plan) -> TrainState:
+    def shardings(self, state: TrainState) -> TrainState:
         """The sharding of every leaf of a state, in its shape."""
-        specs = self.specs(state.params)
+        specs, quantized = self.specs(state.params), state.quantized
+        plan = quantized.plan
         groups = {path: self._groups(plan, path, spec) for path, spec in specs.items() if path in plan.quantizers}
         owners = {path: (np.shape(leaf), specs[path]) for path, leaf in leaves_by_path(state.params).items()}
         owners |= {
             f"{path}/{name}": (np.shape(x), groups[path])
-            for path, own in state.quant.items()
+            for path, own in quantized.parameters.items()
             for name, x in own.items()
         }
         whole = PartitionSpec()
@@ -131,15 +131,22 @@ class Layout:
         parts: dict[str, Any] = {
             "step": whole,
             "params": jax.tree_util.tree_map_with_path(of_owner, state.params),
-            "quant": {path: dict.fromkeys(own, groups[path]) for path, own in state.quant.items()},
-            "quant_state": {path: dict.fromkeys(own, groups[path]) for path, own in state.quant_state.items()},
+            "quantized": dataclasses.replace(quantized, **self._of_quantized(quantized, specs, groups)),
             "model_state": jax.tree.map(lambda x: whole, state.model_state),
             "opt_state": jax.tree_util.tree_map_with_path(of_owner, state.opt_state),
-            "codes": {path: specs[path] for path in state.codes},
             "rng": whole,
         }
         is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), TrainState(**parts), is_leaf=is_spec)
+
+    @staticmethod
+    def _of_quantized(quantized: Quantized, specs: Any, groups: Any) -> dict[str, Any]:
+        """What each group keeps lies as `groups` says, codes as their weights."""
+        kept = {
+            name: {path: dict.fromkeys(own, groups[path]) for path, own in getattr(quantized, name).items()}
+            for name in ("parameters", "state")
+        }
+        return {**kept, "codes": {path: specs[path] for path in quantized.codes}}
 
     def _groups(self, plan: Plan, path: str, spec: PartitionSpec) -> PartitionSpec:
         """Of what each group of a leaf keeps, [g, k]: split where its channels are, whole elsewhere."""
@@ -149,17 +156,17 @@ class Layout:
         axis = granularity.axis % len(plan.shards[path])
         return PartitionSpec(spec[axis]) if axis < len(spec) else PartitionSpec()
 
-    def place(self, state: TrainState, plan: Plan) -> TrainState:
+    def place(self, state: TrainState) -> TrainState:
         """The state on the mesh's devices."""
-        shardings = self.shardings(state, plan)
+        shardings = self.shardings(state)
         key = jax.device_put(jax.random.key_data(state.rng), shardings.rng)  # keys alone do not go to other processes
         rng = jax.random.wrap_key_data(key, impl=jax.random.key_impl(state.rng))
         fields = zip(state._fields, state, shardings, strict=True)
         return TrainState(**{name: rng if name == "rng" else jax.device_put(x, where) for name, x, where in fields})
 
-    def jit(self, step: Callable, state: TrainState, plan: Plan) -> Callable:
+    def jit(self, step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
         """`step` jitted, (state, batch) -> (state, metrics); the new state lies where the old one did."""
-        shardings = self.shardings(state, plan)
+        shardings = self.shardings(state)
         return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None))
 
     def batch(self, batch: Any) -> Any:

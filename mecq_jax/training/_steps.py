@@ -1,21 +1,19 @@
-"""Training: one pure step per phase over (state, batch), for any model that is a function of a parameter tree.
+"""One pure step per phase over (state, batch), for any model that is a function of a parameter tree.
 
     loss = task(soft(params)) + lambda(t) * mean entropy
     phases: 'float'  params as they are
             'soft'   soft weights, temperature(t) and lambda(t) by optax schedules
             'hard'   levels[codes] with the codes frozen: what trains is what ships
 
-    steps = Steps(plan=plan, loss_fn=loss_fn, optimizer=optimizers(adam, adam), temperature=..., entropy_weight=...)
-    state = steps.init(params, quant, quant_state, model_state, jax.random.key(0))
+    steps = Steps(loss_fn=loss_fn, optimizer=optimizers(adam, adam), temperature=..., entropy_weight=...)
+    state = steps.init(params, quantize_tree(params, rules))
     state, metrics = jax.jit(steps.soft_step, donate_argnums=0)(state, batch)
 
-The steps follow the sharding of their inputs; `sharding.Layout` says where state and batch lie, and jit inserts what
-must move.
+The steps follow the sharding of their inputs; `Layout` says where state and batch lie, and jit inserts what must move.
 """
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,22 +21,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from mecq_jax.params import (
-    Codes,
-    Plan,
-    QuantTree,
-    StateTree,
-    apply_codes,
-    apply_tree,
-    codes_tree,
-    leaves_by_path,
-    mean_entropy,
-    replace_leaves,
-)
+from mecq_jax.params import Quantized, leaves_by_path, mean_entropy, replace_leaves
+from mecq_jax.quantizers import Diagnostics
 
 Batch = Any
 # (params, model_state, batch, rng) -> (task loss, (model_state, scalars to report))
 LossFn = Callable[[Any, Any, Batch, Key[Array, ""]], tuple[Float[Array, ""], tuple[Any, dict[str, Array]]]]
+PHASES = ("float", "soft", "hard")
 
 
 class TrainState(NamedTuple):
@@ -47,21 +36,17 @@ class TrainState(NamedTuple):
     Attributes:
       step: steps done in this run.
       params: the model's parameter tree (float weights).
-      quant: levels or steps by path, trained.
-      quant_state: potentials by path, carried.
+      quantized: the quantizers' levels, potentials and codes: the last codes, frozen in the hard phase.
       model_state: what the model carries (batch-norm statistics).
       opt_state: the optimizer's.
-      codes: uint8 by path: the last codes, frozen in the hard phase.
       rng: key from which each step's key is folded.
     """
 
     step: Int[Array, ""]
     params: Any
-    quant: QuantTree
-    quant_state: StateTree
+    quantized: Quantized
     model_state: Any
     opt_state: Any
-    codes: Codes
     rng: Key[Array, ""]
 
 
@@ -69,10 +54,14 @@ class Metrics(NamedTuple):
     """What one step reports, all scalars.
 
     Attributes:
-      loss: total loss.      task: the task's part.
-      entropy: mean entropy of the assignment, nats.      temperature: epsilon / var(w).
-      marginal_error: worst k max_j |b_j - m_j|.      converged: share of solves within tolerance.
-      certain_share: share of weights with max p > 0.99.      min_level_mass: emptiest level's mass, times k.
+      loss: total loss.
+      task: the task's part.
+      entropy: mean entropy of the assignment, nats.
+      temperature: epsilon / var(w).
+      marginal_error: worst k max_j |b_j - m_j|.
+      converged: share of solves within tolerance.
+      certain_share: share of weights with max p > 0.99.
+      min_level_mass: emptiest level's mass, times k.
       flips: share of weights whose code changed since the last step.
       scalars: what the loss function reports.
     """
@@ -88,38 +77,61 @@ class Metrics(NamedTuple):
     flips: Float[Array, ""]
     scalars: dict[str, Array]
 
+    def as_floats(self) -> dict[str, float]:
+        """Every metric by name, the loss function's scalars among them."""
+        values = self._asdict()
+        scalars = values.pop("scalars")
+        return {name: float(value) for name, value in (values | scalars).items()}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Steps:
     """The three steps and what they share; no state.
 
     Attributes:
-      plan: which leaves are quantized and how, from `tree.quantize_tree`.
       loss_fn: (params, model_state, batch, rng) -> (task loss, (model_state, scalars)).
-      optimizer: over {'weights': params, 'levels': quant}; see `optimizers`.
-      temperature: schedule of the temperature, epsilon / var(w).
+      optimizer: over {'weights': params, 'levels': parameters of the quantizers}; see `optimizers`.
+      temperature: schedule of epsilon / var(w).
       entropy_weight: schedule of lambda.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from mecq_jax import MEC, Rule, quantize_tree
+      >>> from mecq_jax.training import Steps, optimizers
+      >>> def loss_fn(params, model_state, batch, rng):
+      ...     return jnp.mean(jnp.square(batch @ params["kernel"])), (model_state, {})
+      >>> params = {"kernel": jnp.linspace(-1.0, 1.0, 16).reshape(4, 4)}
+      >>> steps = Steps(loss_fn=loss_fn, optimizer=optimizers(optax.sgd(0.1), optax.sgd(0.01)),
+      ...               temperature=optax.constant_schedule(0.1), entropy_weight=optax.constant_schedule(0.0))
+      >>> state = steps.init(params, quantize_tree(params, [Rule("kernel", MEC(bits=1))]))
+      >>> state, metrics = jax.jit(steps.soft_step)(state, jnp.ones((2, 4)))
+      >>> int(state.step), bool(metrics.loss >= 0)
+      (1, True)
     """
 
-    plan: Plan
     loss_fn: LossFn
     optimizer: optax.GradientTransformation
     temperature: optax.Schedule
     entropy_weight: optax.Schedule
 
     def init(
-        self, params: Any, quant: QuantTree, quant_state: StateTree, model_state: Any, rng: Key[Array, ""]
+        self,
+        params: Any,
+        quantized: Quantized | None = None,
+        model_state: Any = None,
+        rng: Key[Array, ""] | None = None,
     ) -> TrainState:
-        """The state before the first step."""
-        opt_state = self.optimizer.init({"weights": params, "levels": quant})
-        codes = jax.jit(partial(codes_tree, self.plan))(params, quant, quant_state)
-        return TrainState(jnp.zeros((), jnp.int32), params, quant, quant_state, model_state, opt_state, codes, rng)
+        """The state before the first step; without `quantized`, of a float network."""
+        quantized = Quantized.none() if quantized is None else quantized
+        opt_state = self.optimizer.init({"weights": params, "levels": quantized.parameters})
+        rng = jax.random.key(0) if rng is None else rng
+        return TrainState(jnp.zeros((), jnp.int32), params, quantized, model_state, opt_state, rng)
 
     def float_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """A step of the float network: the quantizers are left out."""
 
-        def forward(trained):
-            return trained["weights"], state.quant_state, {}
+        def forward(params: Any, quantized: Quantized) -> tuple[Any, Quantized, dict[str, Diagnostics]]:
+            return params, quantized, {}
 
         return self._step(state, batch, forward, "float")
 
@@ -127,87 +139,90 @@ class Steps:
         """A step through soft weights at temperature(step)."""
         temperature = jnp.asarray(self.temperature(state.step), jnp.float32)
 
-        def forward(trained):
-            return apply_tree(self.plan, trained["weights"], trained["levels"], state.quant_state, temperature)
+        def forward(params: Any, quantized: Quantized) -> tuple[Any, Quantized, dict[str, Diagnostics]]:
+            return quantized.soft(params, temperature)
 
         return self._step(state, batch, forward, "soft")
 
     def hard_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """A step of the network that ships: codes frozen, levels and float leaves train, exact gradients."""
 
-        def forward(trained):
-            hard = apply_codes(self.plan, trained["weights"], trained["levels"], state.quant_state, state.codes)
-            return hard, state.quant_state, {}
+        def forward(params: Any, quantized: Quantized) -> tuple[Any, Quantized, dict[str, Diagnostics]]:
+            return quantized.hard(params), quantized, {}
 
         return self._step(state, batch, forward, "hard")
 
-    def settle(self, state: TrainState) -> TrainState:
+    def refresh_codes(self, state: TrainState) -> TrainState:
         """The state with potentials and codes of its present weights (a step leaves those of the old)."""
         temperature = jnp.asarray(self.temperature(state.step), jnp.float32)
-        _, quant_state, _ = apply_tree(self.plan, state.params, state.quant, state.quant_state, temperature)
-        codes = codes_tree(self.plan, state.params, state.quant, quant_state)
-        return state._replace(quant_state=quant_state, codes=codes)
-
-    def hard_params(self, state: TrainState) -> Any:
-        """The parameter tree that ships: levels[codes] of the state's codes."""
-        return apply_codes(self.plan, state.params, state.quant, state.quant_state, state.codes)
+        return state._replace(quantized=state.quantized.freeze(state.params, temperature))
 
     def soft_params(self, state: TrainState) -> Any:
         """The parameter tree that the soft phase computes with, at temperature(step)."""
         temperature = jnp.asarray(self.temperature(state.step), jnp.float32)
-        return apply_tree(self.plan, state.params, state.quant, state.quant_state, temperature)[0]
+        return state.quantized.soft(state.params, temperature)[0]
 
-    def _step(self, state, batch, forward, phase):
+    def hard_params(self, state: TrainState) -> Any:
+        """The parameter tree that ships: levels[codes] of the state's codes."""
+        return state.quantized.hard(state.params)
+
+    def _step(
+        self,
+        state: TrainState,
+        batch: Batch,
+        forward: Callable[[Any, Quantized], tuple[Any, Quantized, dict[str, Diagnostics]]],
+        phase: str,
+    ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         temperature = jnp.asarray(self.temperature(state.step), jnp.float32)
         weight = jnp.asarray(self.entropy_weight(state.step), jnp.float32)
 
-        def objective(trained):
-            used, quant_state, info = forward(trained)
+        def objective(trained: dict[str, Any]) -> tuple[Array, Any]:
+            quantized = dataclasses.replace(state.quantized, parameters=trained["levels"])
+            used, quantized, diagnostics = forward(trained["weights"], quantized)
             task, (model_state, scalars) = self.loss_fn(used, state.model_state, batch, rng)
-            entropy = mean_entropy(self.plan, trained["weights"], info)
-            return task + weight * entropy, (task, entropy, quant_state, info, model_state, scalars)
+            entropy = mean_entropy(trained["weights"], diagnostics)
+            return task + weight * entropy, (task, entropy, quantized.state, diagnostics, model_state, scalars)
 
-        trained = {"weights": state.params, "levels": state.quant}
+        trained = {"weights": state.params, "levels": state.quantized.parameters}
         (loss, aux), gradients = jax.value_and_grad(objective, has_aux=True)(trained)
-        task, entropy, quant_state, info, model_state, scalars = aux
+        task, entropy, quantizer_state, diagnostics, model_state, scalars = aux
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, trained)
         if phase == "hard":
             # Weights behind frozen codes have no gradient, but weight decay or momentum would still move them.
-            still = {path: jnp.zeros_like(leaves_by_path(state.params)[path]) for path in self.plan.quantizers}
+            leaves = leaves_by_path(state.params)
+            still = {path: jnp.zeros_like(leaves[path]) for path in state.quantized.plan.quantizers}
             updates["weights"] = replace_leaves(updates["weights"], still)
         if phase == "float":
             updates["levels"] = jax.tree.map(jnp.zeros_like, updates["levels"])
         new = optax.apply_updates(trained, updates)
-        codes = state.codes
-        if phase == "soft":
-            codes = codes_tree(self.plan, state.params, state.quant, quant_state)
+        quantized = dataclasses.replace(state.quantized, state=quantizer_state)
+        if phase == "soft":  # codes of the weights and levels that this step computed with
+            quantized = quantized.freeze(state.params)
         metrics = Metrics(
             loss=loss,
             task=task,
             entropy=entropy,
             temperature=temperature,
-            marginal_error=_over(info, "marginal_error", jnp.max, 0.0),
-            converged=_over(info, "converged", jnp.mean, 1.0),
-            certain_share=_over(info, "certain_share", jnp.mean, 1.0),
-            min_level_mass=_over(info, "min_level_mass", jnp.min, 1.0),
-            flips=_flips(state.codes, codes),
+            marginal_error=_over(diagnostics, "marginal_error", jnp.max, 0.0),
+            converged=_over(diagnostics, "converged", jnp.mean, 1.0),
+            certain_share=_over(diagnostics, "certain_share", jnp.mean, 1.0),
+            min_level_mass=_over(diagnostics, "min_level_mass", jnp.min, 1.0),
+            flips=_flips(state.quantized.codes, quantized.codes),
             scalars=scalars,
         )
-        return (
-            TrainState(
-                state.step + 1, new["weights"], new["levels"], quant_state, model_state, opt_state, codes, state.rng
-            ),
-            metrics,
-        )
+        quantized = dataclasses.replace(quantized, parameters=new["levels"])
+        return TrainState(state.step + 1, new["weights"], quantized, model_state, opt_state, state.rng), metrics
 
 
-def _over(info, name, reduce, empty):
-    values = [getattr(i, name) for i in info.values()]
+def _over(
+    diagnostics: Mapping[str, Diagnostics], name: str, reduce: Callable[[Array], Array], empty: Any
+) -> Float[Array, ""]:
+    values = [getattr(d, name) for d in diagnostics.values()]
     return reduce(jnp.stack(values)) if values else jnp.asarray(empty, jnp.float32)
 
 
-def _flips(before, after):
+def _flips(before: Mapping[str, Array], after: Mapping[str, Array]) -> Float[Array, ""]:
     total = sum(c.size for c in before.values())
     changed = [jnp.sum(before[path] != after[path]).astype(jnp.float32) for path in before]
     return jnp.stack(changed).sum() / total if changed else jnp.zeros((), jnp.float32)

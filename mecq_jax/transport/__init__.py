@@ -1,14 +1,23 @@
-"""Entropic optimal transport from weights to levels; knows no network."""
+"""Entropic optimal transport from the weights of one group to k levels; knows no network.
+
+One convention, everywhere: weights w [n] of mass 1/n each, ascending levels q [k] with masses b (sum 1), cost
+C_ij = (w_i - q_j)^2 and epsilon > 0, both in weight^2. Every solver returns the k level potentials g of
+
+    P_ij = exp((f_i + g_j - C_ij) / epsilon),      sum_j P_ij = 1/n,      sum_i P_ij = b_j
+
+g carries epsilon log b and has mean 0 over the levels of positive mass; f follows from g. The problem, its dual, the
+relaxed marginal (`balance` below 1) and the sources are in the docstring of `mecq_jax.transport._semidual`.
+"""
 
 from mecq_jax.transport._assignment import GRADIENTS as GRADIENTS
 from mecq_jax.transport._assignment import Assignment as Assignment
-from mecq_jax.transport._assignment import implicit_potentials as implicit_potentials
 from mecq_jax.transport._assignment import readout as readout
 from mecq_jax.transport._assignment import soft_assign as soft_assign
 from mecq_jax.transport._blockwise import map_groups as map_groups
 from mecq_jax.transport._hard_assignment import hard_codes as hard_codes
 from mecq_jax.transport._hard_assignment import occupancy as occupancy
 from mecq_jax.transport._hard_assignment import thresholds as thresholds
+from mecq_jax.transport._implicit_potentials import implicit_potentials as implicit_potentials
 from mecq_jax.transport._initial_potentials import cold_start as cold_start
 from mecq_jax.transport._initial_potentials import large_epsilon as large_epsilon
 from mecq_jax.transport._initial_potentials import small_epsilon as small_epsilon

@@ -1,6 +1,7 @@
 """Where solvers of the semi-dual start: its two limits, epsilon to 0 and to infinity, and no potentials at all.
 
-The limits are taken on a sample of the weights, `sorted_sample(w, k)`, which is all of them where they are few.
+Potentials are those of `mecq_jax.transport`, in weight^2. The limit epsilon -> 0 is taken on a sample of the weights,
+`sorted_sample(w, k)`, which is all of them where they are few.
 """
 
 import jax
@@ -17,19 +18,59 @@ Samples = Float[Array, "parts m"]
 
 
 def sorted_sample(w: Float[Array, " n"], k: int) -> Samples:
-    """Sorted weights for a start with k levels, a part from each device."""
+    """A sorted sample of the weights, on which a solver with k levels can be started.
+
+    Args:
+      w: weights of one group, [n].
+      k: the number of levels.
+
+    Returns:
+      About 2^11 k of the weights (at most 2^16), or all of them where they are fewer, [parts, m]: each row sorted,
+      one row a device where the group is cut over devices, else one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import sorted_sample
+      >>> sorted_sample(jnp.array([0.5, -0.5, 0.25]), k=2).tolist()
+      [[-0.5, 0.25, 0.5]]
+    """
     return subsample(w, min(SAMPLE * k, 2**16))
 
 
 def small_epsilon(
     samples: Samples, q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"]
 ) -> Float[Array, " k"]:
-    """The potentials of the limit epsilon -> 0 at balance 1: cell borders at the quantiles of w."""
+    """The potentials of the limit epsilon -> 0 at balance 1, where the borders of the cells are quantiles of w.
+
+        g_{j+1} - g_j = (x_j - q_{j+1})^2 - (x_j - q_j)^2,      x_j the quantile of w at mass b_1 + ... + b_j
+
+    Where a border falls into equal weights, epsilon shares them between its two cells.
+
+    Args:
+      samples: `sorted_sample(w, k)`, [parts, m], weight.
+      q: levels, [k], weight, ascending.
+      epsilon: entropic regularisation, weight squared.
+      b: level masses, [k], at least 0, sum 1.
+
+    Returns:
+      g, [k], weight squared.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import small_epsilon, thresholds
+      >>> w, q, b = jnp.array([[0.0, 1.0, 2.0, 9.0]]), jnp.array([0.0, 9.0]), jnp.array([0.5, 0.5])
+      >>> thresholds(q, small_epsilon(w, q, jnp.float32(1e-3), b)).tolist()
+      [1.5]
+    """
     return jax.vmap(lambda ordered: _at_quantiles(ordered, q, epsilon, b))(samples).mean(axis=0)
 
 
-def _at_quantiles(ordered, q, epsilon, b):
-    """The border of cells j and j+1 falls at mass B_j = b_1 + ... + b_j of the sorted weights, inside a block of equal
+def _at_quantiles(
+    ordered: Float[Array, " m"], q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"]
+) -> Float[Array, " k"]:
+    """`small_epsilon` of one sorted row.
+
+    The border of cells j and j+1 falls at mass B_j = b_1 + ... + b_j of the sorted weights, inside a block of equal
     weights x (one weight, or a tie) of which cell j holds o_j and cell j+1 o_{j+1}. They are shared so when
 
         g_{j+1} - g_j = (x - q_{j+1})^2 - (x - q_j)^2 + epsilon log(o_{j+1} / o_j)
@@ -63,7 +104,27 @@ def _at_quantiles(ordered, q, epsilon, b):
 def large_epsilon(
     w: Float[Array, " n"], q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"], balance: float = 1.0
 ) -> Float[Array, " k"]:
-    """The potentials of the limit epsilon -> infinity: g_j = rho (mean_i C_ij + epsilon log b_j)."""
+    """The potentials of the limit epsilon -> infinity, where every weight takes each level alike.
+
+        g_j = rho (mean_i C_ij + epsilon log b_j)        up to a constant
+
+    Args:
+      w: weights of one group, [n].
+      q: levels, [k], weight.
+      epsilon: entropic regularisation, weight squared.
+      b: level masses, [k], at least 0, sum 1.
+      balance: rho, in (0, 1].
+
+    Returns:
+      g, [k], weight squared, mean 0 over the levels of positive mass.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import large_epsilon
+      >>> w, q, b = jnp.array([0.0, 2.0]), jnp.array([1.0, 3.0]), jnp.array([0.5, 0.5])
+      >>> large_epsilon(w, q, jnp.float32(100), b).tolist()
+      [-2.0, 2.0]
+    """
     masses = jnp.log(jnp.where(b > 0, b, 1.0))
     return centre(balance * (jnp.square(w.mean() - q) + epsilon * masses), b)
 
@@ -71,9 +132,27 @@ def large_epsilon(
 def cold_start(
     samples: Samples, q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"], balance: float
 ) -> Float[Array, " k"]:
-    """The start of the highest dual value; the solution sits between the two limits.
+    """Of the two limits the potentials of the higher dual value, at this epsilon.
 
-    With a relaxed marginal the limit epsilon -> 0 is the nearest level, g = 0.
+    The solution sits between the limits. At balance below 1 the nearest level, g = 0, is compared too: the limit
+    epsilon -> 0 of the relaxed marginal.
+
+    Args:
+      samples: `sorted_sample(w, k)`, [parts, m], weight.
+      q: levels, [k], weight, ascending.
+      epsilon: entropic regularisation, weight squared.
+      b: level masses, [k], at least 0, sum 1.
+      balance: rho, in (0, 1].
+
+    Returns:
+      g, [k], weight squared; far below the others at a level of no mass.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import cold_start
+      >>> w, q, b = jnp.array([[0.0, 1.0, 2.0, 9.0]]), jnp.array([0.0, 9.0]), jnp.array([0.5, 0.5])
+      >>> cold_start(w, q, jnp.float32(1e-3), b, balance=1.0).tolist()
+      [-27.0, 27.0]
     """
     w = samples.reshape(-1)
     candidates = [small_epsilon(samples, q, epsilon, b), large_epsilon(w, q, epsilon, b, balance)]
@@ -87,6 +166,6 @@ def cold_start(
 def exclude(
     g: Float[Array, " k"], w: Float[Array, " n"], q: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"]
 ) -> Float[Array, " k"]:
-    """g with the levels of zero mass so low that no weight of this range takes them: exp underflows to 0 there."""
-    reach = jnp.maximum(w.max(), q.max()) - jnp.minimum(w.min(), q.min())
-    return jnp.where(b > 0, centre(g, b), -4 * jnp.square(reach) - 400 * epsilon)
+    """Potentials with the levels of zero mass so low that no weight of this range takes them: exp underflows to 0."""
+    extent = jnp.maximum(w.max(), q.max()) - jnp.minimum(w.min(), q.min())
+    return jnp.where(b > 0, centre(g, b), -4 * jnp.square(extent) - 400 * epsilon)

@@ -1,11 +1,17 @@
-"""The curvature of the semi-dual as the Laplacian of a graph of levels, solved without a subtraction."""
+"""The Hessian of the semi-dual as the Laplacian of a graph of levels, solved without a subtraction."""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 # Factorisations of at most this many steps are unrolled into plain arithmetic, which XLA fuses.
 UNROLLED = 8
+T = TypeVar("T")
+Index = int | Int[Array, ""]
+Elimination = tuple[Float[Array, "k k"], Float[Array, "3 k"], Float[Array, " k"]]
 
 
 def hessian_links(links: Float[Array, "k k"], beta: Float[Array, " k"], balance: float) -> Float[Array, "k k"]:
@@ -20,7 +26,7 @@ def hessian_links(links: Float[Array, "k k"], beta: Float[Array, " k"], balance:
 
 
 def centre(g: Float[Array, " k"], b: Float[Array, " k"]) -> Float[Array, " k"]:
-    """g less its mean over the levels of positive mass."""
+    """Potentials less their mean over the levels of positive mass."""
     active = (b > 0).astype(g.dtype)
     return g - jnp.sum(jnp.where(b > 0, g, 0.0)) / active.sum()
 
@@ -31,10 +37,12 @@ def solve_laplacian(
     b: Float[Array, " k"],
     *,
     noise: Float[Array, " k"],
-    weak: Float[Array, " k"] | None = None,
-    reach: Float[Array, " k"] | None = None,
+    cut_noise: Float[Array, " k"] | None = None,
+    max_step: Float[Array, " k"] | None = None,
 ) -> Float[Array, " k"]:
-    """u with (Laplacian of links) u = rhs - mean(rhs), mean 0 over the levels of positive mass, and 0 on the others.
+    """The solution u of a Laplacian system between levels, by an elimination that subtracts nothing.
+
+        sum_l links_jl (u_j - u_l) = rhs_j - mean(rhs)
 
     L D L^T by eliminating level after level from the graph (Grassmann, Taksar and Heyman, 1985, Operations Research
     33(5)): the links of a level are handed to its neighbours, links_jl += links_ji links_il / sum_l links_il.
@@ -43,21 +51,26 @@ def solve_laplacian(
     more than the pass over the weights.
 
     Args:
-      links: of `curvature`, not negative.
-      rhs: right-hand side, a number for each level.
-      b: level masses.
-      noise: rounding error of rhs, a number for each level; what of L^-1 rhs is within its sum is taken for 0, or it
+      links: `hessian_links`, [k, k], at least 0, diagonal 0.
+      rhs: right-hand side, [k].
+      b: level masses, [k].
+      noise: rounding error of rhs, [k]; what of L^-1 rhs is within its sum is taken for 0, or it
         would be blown up where a cut through the graph has almost no links.
-      weak: for each level, of its mass, what it may be linked by and still be cut off: the links of a cut are weighed
-        against its sum over what the cut parts, by D^2 / (D^2 + weak^2). A derivative across such a cut is rounding.
-      reach: bound on D^-1 L^-1 rhs, each level's move against the levels above it. A bounded direction is an ascent
+      cut_noise: rounding error of the links, a number for each level: the links D of a cut through the graph are
+        weighed against its sum over what the cut parts, by D^2 / (D^2 + cut_noise^2), so that levels which rounding
+        alone links are cut off. A derivative across such a cut is rounding.
+      max_step: bound on D^-1 L^-1 rhs, each level's move against the levels above it. A bounded direction is an ascent
         direction still, since rhs . u = (L^-1 rhs) . (D^-1 L^-1 rhs).
+
+    Returns:
+      u, [k]: mean 0 over the levels of positive mass, and 0 on the others.
     """
     k = rhs.shape[0]
     index = jnp.arange(k)
-    carried = jnp.stack([jnp.where(b > 0, centre(rhs, b), 0.0), noise, jnp.zeros_like(rhs) if weak is None else weak])
+    start = jnp.where(b > 0, centre(rhs, b), 0.0)
+    carried = jnp.stack([start, noise, jnp.zeros_like(rhs) if cut_noise is None else cut_noise])
 
-    def eliminate(i, state):
+    def eliminate(i: Index, state: Elimination) -> Elimination:
         a, carried, pivots = state
         row = jnp.where(index > i, a[i], 0.0)
         pivot = row.sum()
@@ -69,13 +82,13 @@ def solve_laplacian(
     shares, (y, doubt, cut), pivots = state
     y = jnp.sign(y) * jnp.maximum(jnp.abs(y) - doubt, 0.0)
     inverse = 1 / jnp.maximum(pivots, 1e-30)
-    if weak is not None:  # one division: XLA would turn two into one by a product that underflows
+    if cut_noise is not None:  # one division: XLA would turn two into one by a product that underflows
         inverse = pivots / jnp.maximum(jnp.square(pivots) + jnp.square(cut), 1e-37)
     move = jnp.clip(y * inverse, -1e15, 1e15)
-    if reach is not None:
-        move = jnp.clip(move, -reach, reach)
+    if max_step is not None:
+        move = jnp.clip(move, -max_step, max_step)
 
-    def substitute(i, u):
+    def substitute(i: Index, u: Float[Array, " k"]) -> Float[Array, " k"]:
         i = k - 2 - i
         return u.at[i].set(move[i] + jnp.sum(jnp.where(index > i, shares[i], 0.0) * u))
 
@@ -83,10 +96,11 @@ def solve_laplacian(
     return jnp.where(b > 0, centre(u, b), 0.0)
 
 
-def _repeat(times, body, state):
-    """fori_loop, unrolled where it is short enough for XLA to fuse."""
+def _repeat(times: int, body: Callable[[Index, T], T], state: T) -> T:
+    """A fori_loop, unrolled where it is short enough for XLA to fuse."""
     if times <= UNROLLED:
         for i in range(times):
             state = body(i, state)
         return state
-    return jax.lax.fori_loop(0, times, body, state)
+    looped: T = jax.lax.fori_loop(0, times, body, state)
+    return looped

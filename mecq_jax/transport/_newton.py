@@ -46,16 +46,16 @@ def _stepper(problem: Problem) -> Callable[[Search], Search]:
     w, q, epsilon, b, balance = problem.w, problem.q, problem.epsilon, problem.b, problem.balance
     tau = jnp.inf if balance == 1 else epsilon * (balance / (1 - balance))
     # No border moves further than a standard deviation a step, and no mass of beta changes by more than e^4.
-    reach = jnp.minimum(2 * jnp.append(jnp.diff(q), 0.0), 4 * tau) + 4 * epsilon
+    max_step = jnp.minimum(2 * jnp.append(jnp.diff(q), 0.0), 4 * tau) + 4 * epsilon
     steps = jnp.square(jnp.diff(q)) / 4
     border = jnp.maximum(jnp.append(steps, 0.0), jnp.append(0.0, steps))
 
-    def evaluate(g):
+    def evaluate(g: Float[Array, " k"]) -> tuple[Float[Array, " k"], Float[Array, " k"], Scalar, Scalar]:
         m, links = marginal_and_links(w, q, g, epsilon)
         beta = relaxed_marginal(g, epsilon, b, balance)
         links = hessian_links(links, beta, balance)
         noise = EPS32 * jnp.maximum(m, beta)
-        direction = epsilon * solve_laplacian(links, beta - m, b, noise=noise, reach=reach / epsilon)
+        direction = epsilon * solve_laplacian(links, beta - m, b, noise=noise, max_step=max_step / epsilon)
         # What a rounding of g_j and of the costs at its borders moves its mass by: better than this cannot be had.
         moved = jnp.max(links.sum(axis=1) * (jnp.abs(g) + border)) / epsilon
         resolution = q.shape[0] * EPS32 * (moved + 4.0)
@@ -88,7 +88,7 @@ def _stepper(problem: Problem) -> Callable[[Search], Search]:
 def ascend(
     problem: Problem, g: Float[Array, " k"], max_iterations: int, tolerance: float
 ) -> tuple[Float[Array, " k"], Scalar, Int[Array, ""], Bool[Array, ""]]:
-    """(potentials, marginal error, iterations, converged) from the start `g`."""
+    """Ascend from the start `g`: (potentials, marginal error, iterations, converged)."""
     step = _stepper(problem)
     tolerance = max(tolerance, 2 * problem.q.shape[0] * EPS32)
 
@@ -100,7 +100,7 @@ def ascend(
 
 
 def steps(problem: Problem, g: Float[Array, " k"], count: int) -> tuple[Float[Array, " k"], Scalar]:
-    """(potentials after `count` steps, marginal error before the last): `count` passes, the result not evaluated."""
+    """Do `count` steps, a pass each: (potentials after them, marginal error before the last)."""
     step = _stepper(problem)
     state = jax.lax.scan(lambda s, _: (step(s), None), _begin(g), None, length=count)[0]
     return state.g + state.alpha * state.direction, state.error
@@ -108,18 +108,34 @@ def steps(problem: Problem, g: Float[Array, " k"], count: int) -> tuple[Float[Ar
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Newton:
-    """Damped Newton on the semi-dual (see `newton`): one pass over the weights an iteration.
+    """Damped Newton ascent on the semi-dual F: the default solver.
+
+        g <- g + alpha (-hess F)^-1 grad F,        alpha in (0, 1] by a line search along the slope of F
+
+    One pass over the weights an iteration, like a Sinkhorn iteration; a handful suffice at any epsilon.
 
     Attributes:
       max_iterations: bound on the passes; from a good warm start two hold the solution in training.
-      tolerance: marginal error at which to stop; None does exactly `max_iterations`, in training from a warm start.
+      tolerance: marginal error (share of a uniform level's mass) at which to stop; None does exactly
+        `max_iterations`, as in training from a warm start.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import Newton, solve
+      >>> w, q = jnp.array([-1.0, -0.5, 0.5, 4.0]), jnp.array([-1.0, 2.0])
+      >>> solution = solve(w, q, 0.1, solver=Newton(tolerance=1e-4))
+      >>> bool(solution.converged), int(solution.iterations) < 20
+      (True, True)
     """
 
     max_iterations: int = 100
     tolerance: float | None = 1e-5
 
     def run(self, problem: Problem, g: Float[Array, " k"], verify: bool = True) -> Solution:
-        """The solution from the start `g`; without `verify` and tolerance its error is the one before the last step."""
+        """Solve a problem of balance above 0 from the start `g`.
+
+        Without tolerance and `verify` the solution's error is the one before the last step.
+        """
         if self.tolerance is not None:
             return Solution(*ascend(problem, g, self.max_iterations, self.tolerance))
         g, error = steps(problem, g, self.max_iterations)

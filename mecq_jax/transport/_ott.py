@@ -1,4 +1,4 @@
-"""ott-jax behind the signature of our solvers."""
+"""The Sinkhorn solver of ott-jax behind the signature of this package's solvers."""
 
 import dataclasses
 import warnings
@@ -13,13 +13,20 @@ from mecq_jax.transport._solution import Problem, Solution
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ott:
-    """ott-jax's `Sinkhorn` on a `PointCloud`, for reference and studies; O(n k) memory.
+    """Sinkhorn's iteration by ott-jax, on its `PointCloud`: for reference and studies, with n x k memory.
 
     Attributes:
       max_iterations: bound on the iterations, a multiple of 10.
       tolerance: L1 error of the column sums at which ott-jax stops, and marginal error below which `converged` holds.
       momentum: start ott-jax's adaptive over-relaxation at this iteration; None is plain Sinkhorn. At small epsilon it
         saves nine iterations of ten.
+
+    Example:
+      >>> from mecq_jax.transport import Ott, get_solver
+      >>> get_solver(Ott(max_iterations=500, momentum=100)).max_iterations
+      500
+
+    Source: Cuturi et al., 2022, "Optimal Transport Tools (OTT)", arXiv 2201.12324.
     """
 
     max_iterations: int = 2000
@@ -27,7 +34,7 @@ class Ott:
     momentum: int | None = None
 
     def run(self, problem: Problem, g: Float[Array, " k"], verify: bool = True) -> Solution:
-        """The solution from the start `g`; its error is always evaluated."""
+        """Solve a problem of balance above 0 from the start `g`; its error is always evaluated."""
         # Imported here: ott-jax takes seconds to load, warns of its own dependencies, and only this solver needs it.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

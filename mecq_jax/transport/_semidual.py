@@ -2,7 +2,8 @@
 
 One convention, used everywhere in this library. For one group of weights w in R^n (mass 1/n each), ascending levels
 q in R^k with masses b (b >= 0, sum 1), cost C_ij = (w_i - q_j)^2, epsilon > 0 in the same unit (weight squared) and
-balance rho in (0, 1], which gives the marginal the strength tau = epsilon rho / (1 - rho):
+balance rho in (0, 1], which gives the marginal the strength tau = epsilon rho / (1 - rho), the coupling P is
+exp((f_i + g_j - C_ij) / epsilon), where f follows from the potentials g of the levels:
 
     P        = argmin_{P >= 0} <C, P> - epsilon H(P) + tau KL(P^T 1 | b)    s.t.  P 1 = 1/n                  (rho < 1)
     P        = argmin_{P >= 0} <C, P> - epsilon H(P)                        s.t.  P 1 = 1/n,  P^T 1 = b     (rho = 1)
@@ -23,12 +24,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mecq_jax.transport._blockwise import map_reduce_blocks, sum_levels, sum_weights
 
+#: A number as a JAX array: `jnp.float32(0.1)`.
 Scalar = Float[Array, ""]
-EPS32 = float(jnp.finfo(jnp.float32).eps)
+EPS32 = float(np.finfo(np.float32).eps)
 
 
 class LevelSoftmax(NamedTuple):
@@ -62,36 +65,121 @@ def level_softmax(w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, 
 def probabilities(
     w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
 ) -> Float[Array, "k n"]:
-    """p_ij, laid out [k, n]: the probability that weight i takes level j."""
+    """The probability p_ij that weight i takes level j.
+
+        p_ij = n P_ij = softmax_j((g_j - (w_i - q_j)^2) / epsilon)
+
+    Args:
+      w: weights of one group, [n], float32.
+      q: levels, [k], weight.
+      g: potentials, [k], weight squared.
+      epsilon: entropic regularisation, weight squared.
+
+    Returns:
+      p_ij laid out [k, n], so that the long axis is contiguous; its columns sum to 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import probabilities
+      >>> p = probabilities(jnp.array([0.0, 5.0]), jnp.array([-1.0, 1.0]), jnp.zeros(2), jnp.float32(1))
+      >>> p.round(2).tolist()
+      [[0.5, 0.0], [0.5, 1.0]]
+    """
     return level_softmax(w, q, g, epsilon).p
 
 
 def marginal(
     w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
 ) -> Float[Array, " k"]:
-    """m_j = mean_i p_ij: the mass that level j receives."""
-    total, _ = map_reduce_blocks(lambda w: (sum_weights(probabilities(w, q, g, epsilon)), ()), (w,), q.shape[0])
-    return total / w.shape[0]
+    """The mass that each level receives, by one pass over the weights.
+
+        m_j = mean_i p_ij
+
+    Args:
+      w: weights of one group, [n], float32.
+      q: levels, [k], weight.
+      g: potentials, [k], weight squared.
+      epsilon: entropic regularisation, weight squared.
+
+    Returns:
+      m, [k], with sum 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import marginal
+      >>> marginal(jnp.array([-1.0, 1.0, 1.5, 2.0]), jnp.array([-1.0, 1.0]), jnp.zeros(2), jnp.float32(0.01)).tolist()
+      [0.25, 0.75]
+    """
+
+    def block(w: Float[Array, " n"]) -> tuple[Float[Array, " k"], tuple[()]]:
+        return sum_weights(probabilities(w, q, g, epsilon)), ()
+
+    return map_reduce_blocks(block, (w,), q.shape[0])[0] / w.shape[0]
 
 
 def co_occurrence(p: Float[Array, "k n"]) -> Float[Array, "k k"]:
-    """sum_i p_ij p_il. Its rows sum to sum_i p_ij, the masses, since each p_i sums to 1."""
+    """The sums over i of p_ij p_il. Its rows sum to sum_i p_ij, the masses, since each p_i sums to 1."""
     return jnp.dot(p, p.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def marginal_and_links(
     w: Float[Array, " n"], q: Float[Array, " k"], g: Float[Array, " k"], epsilon: Scalar
 ) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
-    """m_j, and the links mean_i p_ij p_il between levels, in one pass over the weights."""
-    links, _ = map_reduce_blocks(lambda w: (co_occurrence(probabilities(w, q, g, epsilon)), ()), (w,), q.shape[0])
-    links = links / w.shape[0]
+    """The masses of the levels and the links between them, by one pass over the weights.
+
+        m_j = mean_i p_ij,      L_jl = mean_i p_ij p_il
+
+    L is what the Hessian of the semi-dual is made of: -epsilon hess F = diag(m) - L at balance 1.
+
+    Args:
+      w: weights of one group, [n], float32.
+      q: levels, [k], weight.
+      g: potentials, [k], weight squared.
+      epsilon: entropic regularisation, weight squared.
+
+    Returns:
+      m, [k], and L, [k, k], symmetric, its rows with sums m.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import marginal_and_links
+      >>> m, links = marginal_and_links(jnp.zeros(3), jnp.array([-1.0, 1.0]), jnp.zeros(2), jnp.float32(1))
+      >>> m.tolist(), links.tolist()
+      ([0.5, 0.5], [[0.25, 0.25], [0.25, 0.25]])
+    """
+
+    def block(w: Float[Array, " n"]) -> tuple[Float[Array, "k k"], tuple[()]]:
+        return co_occurrence(probabilities(w, q, g, epsilon)), ()
+
+    links = map_reduce_blocks(block, (w,), q.shape[0])[0] / w.shape[0]
     return links.sum(axis=1), links
 
 
 def relaxed_marginal(
     g: Float[Array, " k"], epsilon: Scalar, b: Float[Array, " k"], balance: float
 ) -> Float[Array, " k"]:
-    """beta(g) = softmax_j(log b_j - g_j / tau): the masses that the relaxed marginal asks for; b at balance 1."""
+    """The masses that the relaxed marginal asks of the levels; at the solution they are the masses m(g).
+
+        beta(g) = softmax_j(log b_j - g_j / tau),      tau = epsilon rho / (1 - rho)
+
+    Args:
+      g: potentials, [k], weight squared.
+      epsilon: entropic regularisation, weight squared.
+      b: level masses, [k], at least 0, sum 1.
+      balance: rho, in (0, 1].
+
+    Returns:
+      beta, [k], with sum 1; b itself at balance 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import relaxed_marginal
+      >>> g, b = jnp.array([-0.5, 0.5]), jnp.array([0.5, 0.5])
+      >>> [round(float(x), 2) for x in relaxed_marginal(g, jnp.float32(1), b, balance=0.5)]
+      [0.73, 0.27]
+
+    Source: Chizat et al., 2018, "Scaling algorithms for unbalanced optimal transport problems", arXiv 1607.05816.
+    """
     if balance == 1:
         return b
     tau = epsilon * (balance / (1 - balance))
@@ -106,14 +194,38 @@ def dual_value(
     b: Float[Array, " k"],
     balance: float,
 ) -> Scalar:
-    """F(g)."""
+    """The semi-dual objective F, which the solution maximises and which is concave in g.
 
-    def block(w):
+        F(g) = -tau log sum_j b_j exp(-g_j / tau) - epsilon mean_i logsumexp_j((g_j - C_ij) / epsilon)
+
+    At balance 1 the first term is sum_j b_j g_j. The gradient in g is beta(g) - m(g).
+
+    Args:
+      w: weights of one group, [n], float32.
+      q: levels, [k], weight.
+      g: potentials, [k], weight squared.
+      epsilon: entropic regularisation, weight squared.
+      b: level masses, [k], at least 0, sum 1.
+      balance: rho, in (0, 1].
+
+    Returns:
+      F(g), weight squared; at the solution and balance 1 it is <C, P> - epsilon mean_i H_i.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import dual_value, solve
+      >>> w, q, b = jnp.array([-1.0, 0.0, 2.0, 3.0]), jnp.array([-1.0, 1.0]), jnp.array([0.5, 0.5])
+      >>> g = solve(w, q, 0.5, b).potentials
+      >>> values = [dual_value(w, q, x, jnp.float32(0.5), b, balance=1.0) for x in (g, jnp.zeros(2))]
+      >>> bool(values[0] > values[1])
+      True
+    """
+
+    def block(w: Float[Array, " n"]) -> tuple[Scalar, tuple[()]]:
         s = level_softmax(w, q, g, epsilon)
         return sum_weights(s.top + epsilon * jnp.log(s.total)), ()
 
-    total, _ = map_reduce_blocks(block, (w,), q.shape[0])
-    smooth = total / w.shape[0]
+    smooth = map_reduce_blocks(block, (w,), q.shape[0])[0] / w.shape[0]
     if balance == 1:
         return jnp.sum(jnp.where(b > 0, b * g, 0.0)) - smooth
     tau = epsilon * (balance / (1 - balance))
@@ -125,5 +237,21 @@ def _log_masses(b: Float[Array, " k"]) -> Float[Array, " k"]:
 
 
 def marginal_error(m: Float[Array, " k"], beta: Float[Array, " k"]) -> Scalar:
-    """k max_j |beta_j - m_j|: the worst error of a level's mass, in units of a uniform level's mass."""
+    """The worst error of a level's mass, in units of a uniform level's mass.
+
+        k max_j |beta_j - m_j|
+
+    Args:
+      m: the masses that the levels receive, [k].
+      beta: the masses that they are to receive, [k].
+
+    Returns:
+      The error, at least 0; 0.01 is 1 % of a uniform level's mass 1/k.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import marginal_error
+      >>> float(marginal_error(jnp.array([0.375, 0.625]), jnp.array([0.5, 0.5])))
+      0.25
+    """
     return m.shape[0] * jnp.max(jnp.abs(beta - m))

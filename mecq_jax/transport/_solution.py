@@ -1,4 +1,4 @@
-"""The problem that a solver is given, and the solution that it gives back."""
+"""The problem that a solver takes, and the solution that it returns."""
 
 import dataclasses
 from typing import NamedTuple
@@ -31,13 +31,13 @@ class Problem:
     balance: float
 
     def error(self, g: Float[Array, " k"]) -> Scalar:
-        """k max_j |beta_j - m_j(g)|, one pass over the weights."""
+        """The marginal error k max_j |beta_j - m_j(g)|, by one pass over the weights."""
         m = semidual.marginal(self.w, self.q, g, self.epsilon)
         return semidual.marginal_error(m, semidual.relaxed_marginal(g, self.epsilon, self.b, self.balance))
 
 
 class Solution(NamedTuple):
-    """What a solver found.
+    """Potentials of the transport of one group, and how well they hold its masses.
 
     Attributes:
       potentials: g, [k], weight squared, mean zero over the levels of positive mass; far below for the others.
@@ -45,6 +45,13 @@ class Solution(NamedTuple):
       iterations: iterations done.
       converged: whether marginal_error is within the solver's tolerance; with Newton, or within what one rounding of
         the potentials moves the masses by (at epsilon = 1e-4 var(w) a tie of half the weights moves by about 1e-4).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import solve
+      >>> solution = solve(jnp.array([-1.0, -0.9, 0.9, 1.1]), jnp.array([-1.0, 1.0]), 0.1)
+      >>> solution.potentials.shape, float(solution.marginal_error) < 1e-4, bool(solution.converged)
+      ((2,), True, True)
     """
 
     potentials: Float[Array, " k"]

@@ -4,14 +4,14 @@
     solution.potentials, solution.marginal_error, solution.iterations, solution.converged
 
 `Newton` (default) maximises the semi-dual, `Sinkhorn` iterates its fixed point, `Ott` calls ott-jax. All three return
-the same potentials, in the convention of `semidual`, from float32 arithmetic on standardised weights.
+the same potentials, in the convention of `mecq_jax.transport`, from float32 arithmetic on standardised weights.
 """
 
 import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from mecq_jax.transport._initial_potentials import cold_start, exclude, sorted_sample
 from mecq_jax.transport._newton import Newton, ascend
@@ -20,12 +20,31 @@ from mecq_jax.transport._semidual import Scalar, marginal_error, relaxed_margina
 from mecq_jax.transport._sinkhorn import Sinkhorn
 from mecq_jax.transport._solution import Problem, Solution
 
+#: Any of the solver classes.
 Solver = Newton | Sinkhorn | Ott
+#: The solvers by name, with their defaults: `SOLVERS["newton"] == Newton()`.
 SOLVERS: dict[str, Solver] = {"newton": Newton(), "sinkhorn": Sinkhorn(), "ott": Ott()}
 
 
 def get_solver(solver: str | Solver) -> Solver:
-    """The solver of that name with its defaults, or the given one, checked."""
+    """The solver of a name with its defaults, or the given one, after checking its settings.
+
+    Args:
+      solver: 'newton', 'sinkhorn' or 'ott'; or a `Newton`, `Sinkhorn` or `Ott`.
+
+    Returns:
+      The solver.
+
+    Raises:
+      ValueError: if no solver has that name, its bound on iterations is below 1 (with `Ott`: no multiple of 10), or
+        its tolerance is not above 0.
+      TypeError: if it is neither a name nor a solver.
+
+    Example:
+      >>> from mecq_jax.transport import get_solver
+      >>> get_solver("newton")
+      Newton(max_iterations=100, tolerance=1e-05)
+    """
     if isinstance(solver, str):
         if solver not in SOLVERS:
             raise ValueError(f"solver {solver!r} is not one of {sorted(SOLVERS)}")
@@ -41,8 +60,25 @@ def get_solver(solver: str | Solver) -> Solver:
     return solver
 
 
-def check_prior(prior: object, k: int) -> np.ndarray:
-    """Level masses b, [k], float32: uniform if None; at least two above 0, none below, with sum 1."""
+def check_prior(prior: object, k: int) -> Float32[np.ndarray, " k"]:
+    """Check the masses of the levels, and divide them by their sum.
+
+    Args:
+      prior: the masses b, [k], anything that NumPy makes an array of; None is uniform.
+      k: the number of levels.
+
+    Returns:
+      b, [k], float32, with sum 1. A level of mass 0 stays empty.
+
+    Raises:
+      ValueError: if the shape is not [k], a mass is negative or not finite, fewer than two are above 0, or their sum
+        is off 1 by more than 1e-4.
+
+    Example:
+      >>> from mecq_jax.transport import check_prior
+      >>> check_prior(None, 4).tolist(), check_prior([0.75, 0, 0.25], 3).tolist()
+      ([0.25, 0.25, 0.25, 0.25], [0.75, 0.0, 0.25])
+    """
     if prior is None:
         return np.full(k, 1 / k, np.float32)
     b = np.asarray(prior, np.float32)
@@ -54,11 +90,26 @@ def check_prior(prior: object, k: int) -> np.ndarray:
         raise ValueError(f"the prior {b.tolist()} must give mass to two levels or more; use fewer levels")
     if abs(float(b.sum()) - 1) > 1e-4:
         raise ValueError(f"the prior sums to {float(b.sum()):.6g}; divide it by its sum")
-    return b / b.sum()
+    return np.asarray(b / b.sum())
 
 
 def check_balance(balance: float) -> float:
-    """rho in [0, 1]."""
+    """Check the balance rho.
+
+    Args:
+      balance: rho, from 0 (no marginal term) to 1 (exact masses).
+
+    Returns:
+      The balance, a Python float.
+
+    Raises:
+      ValueError: if it is outside [0, 1].
+
+    Example:
+      >>> from mecq_jax.transport import check_balance
+      >>> check_balance(1)
+      1.0
+    """
     if not 0 <= balance <= 1:
         raise ValueError(f"balance = {balance}: it must be in [0, 1], from no marginal term to exact masses")
     return float(balance)
@@ -75,21 +126,39 @@ def solve(
     init: Float[Array, " k"] | None = None,
     verify: bool = True,
 ) -> Solution:
-    """Potentials g of the entropic transport of weights `w` to levels `q` (equations in `semidual`).
+    """Solve the entropic transport of one group of weights to levels, and return its potentials.
+
+        P = argmin_{P >= 0} <C, P> - epsilon H(P) + tau KL(P^T 1 | b)   s.t.   P 1 = 1/n,      C_ij = (w_i - q_j)^2
+        P_ij = exp((f_i + g_j - C_ij) / epsilon),                     tau = epsilon rho / (1 - rho)
+
+    At balance rho = 1 the last term is the constraint P^T 1 = b.
 
     Args:
-      w: weights of one group, any floating type; vmap over groups.
-      q: levels, ascending.
-      epsilon: entropic regularisation, in weight squared, above 0; trustworthy from 1e-4 to 10 times var(w).
-      b: level masses, at least 0 with sum 1; None is uniform.
+      w: weights of one group, [n], any floating type; vmap over groups.
+      q: levels, [k], weight, ascending.
+      epsilon: entropic regularisation, weight squared, above 0; trustworthy from 1e-4 to 10 times var(w).
+      b: level masses, [k], at least 0 with sum 1; None is uniform.
       balance: rho, from 1 (masses exactly b) to 0 (no marginal term: g = 0).
       solver: 'newton', 'sinkhorn', 'ott', or one of those classes with its settings.
-      init: potentials to start from (warm start); None is a cold start.
+      init: potentials to start from, [k], weight squared (warm start); None is `cold_start`.
       verify: False saves the pass that evaluates the result of a fixed number of iterations; marginal_error is then
         the one before the last update.
 
     Returns:
       A `Solution`. A failure to converge is `converged == False` with the error that was reached, never a NaN.
+
+    Raises:
+      ValueError: if the solver's name or settings or the balance are not valid (`get_solver`, `check_balance`).
+      TypeError: if the solver is neither a name nor a solver.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.transport import hard_codes, solve
+      >>> w, q = jnp.array([-1.0, -0.9, -0.8, 5.0]), jnp.array([-1.0, 1.0])
+      >>> hard_codes(w, q, solve(w, q, epsilon=0.01).potentials).tolist()  # half of the weights to each level
+      [0, 0, 1, 1]
+
+    Source: Cuturi and Peyre, 2018, "Semi-dual regularized optimal transport", SIAM Review 60(4), arXiv 1811.05527.
     """
     solver, balance = get_solver(solver), check_balance(balance)
     k = q.shape[0]
@@ -129,7 +198,7 @@ def verified(
     balance: float,
     solver: str | Solver,
 ) -> Solution:
-    """A solution found by a fixed number of passes, with the error of the masses m that its potentials gave."""
+    """The solution of a fixed number of passes, with the error of the masses m that its potentials gave."""
     tolerance = get_solver(solver).tolerance
     if tolerance is not None or balance == 0:
         return solution

@@ -63,9 +63,9 @@ def test_a_team_trains_its_members_as_if_each_were_alone(task):
     assert int(together.step) == int(alone.step) == 3 * (800 // 256)
     apart, moved = (optax.tree.norm(optax.tree.sub(together.params, x)) for x in (alone.params, task.params))
     assert float(apart) < 0.02 * float(moved), "the same way, not only the same start"
-    for path, levels in together.quant.items():
-        np.testing.assert_allclose(levels["levels"], alone.quant[path]["levels"], rtol=1e-3)
-    codes = [np.concatenate([np.ravel(x) for x in s.codes.values()]) for s in (together, alone)]
+    for path, levels in together.quantized.parameters.items():
+        np.testing.assert_allclose(levels["levels"], alone.quantized.parameters[path]["levels"], rtol=1e-3)
+    codes = [np.concatenate([np.ravel(x) for x in s.quantized.codes.values()]) for s in (together, alone)]
     assert np.mean(codes[0] != codes[1]) < 0.01
     np.testing.assert_allclose(temperature[2], [0.05, 0.1], rtol=1e-5, err_msg="where the hard phase holds it")
     test = (task.dataset.test_images, task.dataset.test_labels)

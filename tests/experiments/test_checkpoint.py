@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.runtime.checkpoint import CheckpointError, Store
-from experiments.runtime.host_arrays import host_copy
+from mecq_jax.training import CheckpointError, Checkpoints, host_copy
 
 # At an error orbax closes its event loop while other files are being read or written; their callbacks then complain.
 noisy = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -42,7 +41,7 @@ def assert_same(got, expected):
 @noisy
 def test_whatever_file_is_damaged_the_state_is_never_wrong(tmp_path):
     states = {step: some_state(step) for step in (1, 2)}
-    with Store(tmp_path / "whole") as store:
+    with Checkpoints(tmp_path / "whole") as store:
         for step, state in states.items():
             store.save(step, state, {"epoch": step})
     latest = tmp_path / "whole" / "2"
@@ -58,7 +57,7 @@ def test_whatever_file_is_damaged_the_state_is_never_wrong(tmp_path):
             folder = tmp_path / "damaged"
             shutil.copytree(tmp_path / "whole", folder)
             damage(folder / "2" / path)
-            with Store(folder) as store, warnings.catch_warnings(record=True) as warned:
+            with Checkpoints(folder) as store, warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
                 found = store.restore(states[2])
                 assert found.about == {"epoch": found.step} and found.step in (1, 2), (path, name)
@@ -74,15 +73,15 @@ def test_whatever_file_is_damaged_the_state_is_never_wrong(tmp_path):
 
 
 def test_no_whole_checkpoint_is_an_error(tmp_path):
-    with Store(tmp_path) as store:
+    with Checkpoints(tmp_path) as store:
         store.save(1, some_state())
     (tmp_path / "1" / "about" / "metadata").unlink()
     with pytest.raises(ValueError, match=r"no checkpoint in .* is whole"):
-        Store(tmp_path).restore(some_state())
+        Checkpoints(tmp_path).restore(some_state())
 
 
 def test_another_model_is_refused_and_nothing_is_moved(tmp_path):
-    with Store(tmp_path) as store:
+    with Checkpoints(tmp_path) as store:
         store.save(1, some_state())
         with pytest.raises(ValueError, match=r"'w'.* is .*\[300, 8\]\] there and .*\[9, 8\]\] now"):
             store.restore(some_state(size=9))
@@ -92,14 +91,14 @@ def test_another_model_is_refused_and_nothing_is_moved(tmp_path):
 def test_the_last_two_and_the_best_are_kept(tmp_path):
     scores = [0.1, 0.9, None, 0.3, None, 0.9, 0.2, None, None]
     for part in (scores[:4], scores[4:]):
-        with Store(tmp_path) as store:  # a new process knows the scores of the old
+        with Checkpoints(tmp_path) as store:  # a new process knows the scores of the old
             for score in part:
                 step = (store.steps() or [0])[-1] + 1
                 store.save(step, some_state(step), score=score)
                 store.wait()
             best = store.best()
     assert store.steps() == [6, 8, 9] and best == 6, "of equals the last"
-    assert_same(Store(tmp_path).restore(some_state(), step=6).state, some_state(6))
+    assert_same(Checkpoints(tmp_path).restore(some_state(), step=6).state, some_state(6))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["6", "8", "9"]
 
 
@@ -109,7 +108,7 @@ def test_the_next_step_takes_the_buffers_while_they_are_saved(tmp_path):
     step({"x": jnp.zeros((4, 2_500_000))})
     state = jax.block_until_ready({"x": jax.random.normal(jax.random.key(0), (4, 2_500_000))})
     before, where = np.array(state["x"], copy=True), state["x"].unsafe_buffer_pointer()
-    with Store(tmp_path) as store:
+    with Checkpoints(tmp_path) as store:
         store.save(1, state)
         after = jax.block_until_ready(step(state))
         assert not store.steps(), "still being written"
@@ -128,7 +127,7 @@ def test_any_number_of_devices_reads_what_any_other_wrote(tmp_path):
 
     layouts = [state, over(8, "data"), over(2, None)]
     for i, one in enumerate(layouts):
-        with Store(tmp_path / str(i)) as store:
+        with Checkpoints(tmp_path / str(i)) as store:
             store.save(1, one)
             for other in layouts:
                 found = store.restore(other).state
@@ -140,7 +139,7 @@ def test_any_number_of_devices_reads_what_any_other_wrote(tmp_path):
 def test_a_full_disk_in_the_middle_of_a_write(tmp_path):
     """The limit on a file's size stops tensorstore's own writes, as a full disk does."""
     state, limits = some_state(size=100_000), resource.getrlimit(resource.RLIMIT_FSIZE)
-    store = Store(tmp_path)
+    store = Checkpoints(tmp_path)
     store.save(1, state)
     store.wait()
     try:
@@ -150,7 +149,7 @@ def test_a_full_disk_in_the_middle_of_a_write(tmp_path):
             store.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with Store(tmp_path) as store:
+    with Checkpoints(tmp_path) as store:
         found = store.restore(state)
         assert found.step == 1
         assert_same(found.state, state)

@@ -188,7 +188,7 @@ def train_float(task, params, model_state, batches):
     trainer = float_trainer(
         config, task.loss_fn, config.float_epochs * task.steps_per_epoch, config.float_learning_rate
     )
-    state = trainer.init(params, {}, {}, model_state, jax.random.key(0))
+    state = trainer.init(params, None, model_state, jax.random.key(0))
     state = steps(trainer.float_step, state, batches)
     return state.params, state.model_state
 
@@ -199,16 +199,17 @@ def train_quantized(task, params, model_state, batches):
     quantizers = make_plan(params, config.rules(task.order)).quantizers
     assert {quantizer.k for quantizer in quantizers.values()} == {config.k}
     path = next(iter(quantizers))  # each takes a second or two to compile
-    plan, quant, quant_state = quantize_tree(params, [Rule(re.escape(path), config.quantizer())])
-    assert list(plan.quantizers) == [path]
-    trainer = quantized_trainer(config, plan, task.loss_fn, task.steps_per_epoch)
-    start = trainer.init(params, quant, quant_state, model_state, jax.random.key(1))
+    quantized = quantize_tree(params, [Rule(re.escape(path), config.quantizer())])
+    assert list(quantized.plan.quantizers) == [path]
+    trainer = quantized_trainer(config, task.loss_fn, task.steps_per_epoch)
+    start = trainer.init(params, quantized, model_state, jax.random.key(1))
     state = steps(trainer.soft_step, start, batches)
-    assert moved(start.quant, state.quant)
-    state = settled = jax.jit(trainer.settle)(state)
+    assert moved(start.quantized.parameters, state.quantized.parameters)
+    state = settled = jax.jit(trainer.refresh_codes)(state)
     if "hard" in phases(config):
         state = steps(trainer.hard_step, settled, batches)
-        assert moved(settled.quant, state.quant) and not moved(settled.codes, state.codes)
+        assert moved(settled.quantized.parameters, state.quantized.parameters)
+        assert not moved(settled.quantized.codes, state.quantized.codes)
     return jax.jit(trainer.hard_params)(state), state.model_state
 
 

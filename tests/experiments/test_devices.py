@@ -106,15 +106,13 @@ def test_what_is_split_lies_in_parts():
     assert where.parts == 8
     config = configs.override(configs.load(CONFIG), SMALL)
     task = tasks.make_task(config)
-    plan, quant, quant_state = quantize_tree(task.params, config.rules(task.order))
-    plan = where.plan(plan, task.params)
-    trainer = quantized_trainer(config, plan, task.loss_fn, task.steps_per_epoch)
-    state = trainer.init(task.params, quant, quant_state, task.model_state, jax.random.key(0))
-    state = where.place(state, plan)
-    path = next(iter(plan.shards))
+    quantized = where.split(quantize_tree(task.params, config.rules(task.order)), task.params)
+    trainer = quantized_trainer(config, task.loss_fn, task.steps_per_epoch)
+    state = where.place(trainer.init(task.params, quantized, task.model_state))
+    path = next(iter(quantized.plan.shards))
     kernel = leaves_by_path(state.params)[path]
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
-    assert state.codes[path].addressable_shards[0].data.size * 8 == kernel.size
+    assert state.quantized.codes[path].addressable_shards[0].data.size * 8 == kernel.size
     image = where.batch({"image": np.zeros((40, 8, 8, 1), np.uint8)})["image"]
     assert image.addressable_shards[0].data.shape[0] == 5
 

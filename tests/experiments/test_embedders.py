@@ -18,11 +18,12 @@ from experiments.models import published_transformers as foreign_transformers
 from experiments.models.published_transformers import DinoV2, SentenceBert
 from experiments.published import embedders, float_run, maps, name_map
 from experiments.published import study as pretrained
+from experiments.published.fine_tune import fine_tune
 from experiments.published.networks import NETWORKS, Network
-from experiments.published.post_training import fine_tune, joined, round_to_nearest, transport_weights
 from experiments.tasks.base import parts
 from experiments.training.run import named
 from mecq_jax.params import Rule, leaves_by_path
+from mecq_jax.post_training import round_to_nearest, transport_weights
 from mecq_jax.quantizers import MEC
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -163,7 +164,7 @@ def test_a_fine_tune_brings_the_vectors_back(tiny):
     ends = {}
     for steps in (1, 80):
         found, params, state = fine_tune(task, dataclasses.replace(config, soft_steps=steps).tuning("mec", 2, 0))
-        ends[steps] = float(task.loss_fn(found.dense(params), state, batch, None)[0])
+        ends[steps] = float(task.loss_fn(found.hard(params), state, batch, None)[0])
     assert ends[80] < 0.5 * ends[1]
 
 
@@ -171,17 +172,17 @@ def test_two_sets_of_rules_are_joined(tiny):
     task = embedders.make_task(NETWORKS["tiny"], tiny / "tiny.safetensors", None, 30)
     kernels = transport_weights(task.params, [Rule("blocks/.*/up/kernel", MEC(k=4))])
     table = round_to_nearest(task.params, [Rule("words/embedding", pretrained.TABLE)])
-    both = joined(kernels, table)
+    both = kernels | table
     assert set(both.plan.quantizers) == {"words/embedding", "blocks/0/up/kernel", "blocks/1/up/kernel"}
     assert not set(both.plan.skipped) & set(both.plan.quantizers)
-    expected = leaves_by_path(kernels.dense(task.params))
-    expected["words/embedding"] = table.dense(task.params)["words"]["embedding"]
-    dense = leaves_by_path(both.dense(task.params))
+    expected = leaves_by_path(kernels.hard(task.params))
+    expected["words/embedding"] = table.hard(task.params)["words"]["embedding"]
+    dense = leaves_by_path(both.hard(task.params))
     for path in dense:
         np.testing.assert_array_equal(dense[path], expected[path])
-    assert set(both.hard(task.params)) == set(dense)
+    assert set(both.to_tensors(task.params)) == set(dense)
     with pytest.raises(ValueError, match="would be quantized twice"):
-        joined(both, table)
+        both | table
 
 
 def test_the_study_of_a_network_without_statistics(tiny, capsys):
@@ -207,8 +208,8 @@ def test_the_study_of_a_network_without_statistics(tiny, capsys):
     task = embedders.make_task(NETWORKS["tiny"], tiny / "tiny.safetensors", None, 30)
     found = pretrained.quantized(task, "transport, Lloyd-Max masses", 2, "channel", pretrained.Config.temperature)
     table = round_to_nearest(task.params, [Rule("words/embedding", pretrained.TABLE)], "least_squares")
-    packed = pretrained.file_bytes(joined(found, table).hard(task.params), task.model_state)
-    assert rows[1]["bytes"] == packed != pretrained.file_bytes(found.hard(task.params), task.model_state)
+    packed = pretrained.file_bytes((found | table).to_tensors(task.params), task.model_state)
+    assert rows[1]["bytes"] == packed != pretrained.file_bytes(found.to_tensors(task.params), task.model_state)
     assert rows[1]["key"]["tables"] == "16 levels a row" and "tables" not in rows[0]["key"]
     capsys.readouterr()
     assert pretrained.main([*arguments, "--test_images=10"]) == 2

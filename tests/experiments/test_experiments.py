@@ -1,5 +1,6 @@
 """A run's configuration: its files, its fields, and the command line's refusals. (Runs: `test_resilience`.)"""
 
+import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -67,8 +68,9 @@ def test_overrides_have_the_fields_types():
 @pytest.mark.usefixtures("standard_promotion")
 def test_rates_rise_and_fall_as_the_config_says():
     """Plain descent on a gradient of ones moves by the rate of each step."""
-    config = Config(optimizer="sgd", levels_rate=0.1, warmup=0.2, hard_rate=0.5)
-    optimizer = recipe.make_optimizer(config, steps=30, peak=1.0, hard_steps=10)
+    config = Config(optimizer="sgd", levels_rate=0.1, warmup=0.2, hard_rate=0.5, learning_rate=1.0)
+    config = dataclasses.replace(config, soft_epochs=2, hard_epochs=1)
+    optimizer = recipe.quantized_trainer(config, lambda *_: None, 10).optimizer
     ones = {"weights": jnp.ones(()), "levels": jnp.ones(())}
     state, rates = optimizer.init(ones), []
     for _ in range(30):
@@ -84,7 +86,8 @@ def test_rates_rise_and_fall_as_the_config_says():
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_gradients_are_cut_to_a_global_norm():
-    optimizer = recipe.make_optimizer(Config(optimizer="sgd", clip=1.0, levels_rate=1.0), steps=10**6, peak=1.0)
+    config = Config(optimizer="sgd", clip=1.0, levels_rate=1.0)
+    optimizer = recipe.float_trainer(config, lambda *_: None, steps=10**6, peak=1.0).optimizer
     gradients = {"weights": jnp.full((), 30.0), "levels": jnp.full((), 40.0)}
     updates, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
     push = 1.9  # Nesterov's at the first step

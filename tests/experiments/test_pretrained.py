@@ -15,8 +15,9 @@ from experiments.config import Config
 from experiments.data import in_memory as data
 from experiments.models import published_resnets as foreign_models
 from experiments.models.published_resnets import TorchBlock, TorchResNet
-from experiments.published import networks, post_training
+from experiments.published import networks
 from experiments.published import study as pretrained
+from experiments.published.fine_tune import fine_tune
 from experiments.published.maps import TORCH_RESNET, norm_rules
 from experiments.published.name_map import Rename, load_by_map, read_tensors
 from experiments.tasks.base import parts
@@ -239,11 +240,11 @@ def test_fine_tune_ends_with_levels(short, rng):
     assert start[0].quantizer is None and start[1].quantizer is None, "first and last layers stay float"
     config = Config(k=4, soft_epochs=3, hard_epochs=2, batch=16)
     told = []
-    found, params, _ = post_training.fine_tune(task, config, lambda what, done, of: told.append((done, of)))
+    found, params, _ = fine_tune(task, config, lambda what, done, of: told.append((done, of)))
     assert told == [(i, 5) for i in range(1, 6)]
-    assert len(np.unique(found.dense(params)["layer1"][0]["conv1"]["kernel"])) <= 4
+    assert len(np.unique(found.hard(params)["layer1"][0]["conv1"]["kernel"])) <= 4
     with pytest.raises(ValueError, match="at least one step"):
-        post_training.fine_tune(task, dataclasses.replace(config, soft_epochs=0, hard_epochs=0))
+        fine_tune(task, dataclasses.replace(config, soft_epochs=0, hard_epochs=0))
 
 
 def test_the_study_from_end_to_end(short, rng, tmp_path, monkeypatch, capsys):

@@ -20,12 +20,12 @@ import pytest
 from experiments.config import Config
 from experiments.data.in_memory import epoch_indices
 from experiments.runtime import divergence
-from experiments.runtime.checkpoint import Store
 from experiments.runtime.divergence import Diverged
 from experiments.runtime.interruption import EXIT_STATUS, Preempted
 from experiments.runtime.run_folder import read_metrics
 from experiments.tasks import classification as classify
 from experiments.training import run as runs
+from mecq_jax.training import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -106,7 +106,7 @@ def test_a_run_is_verified_in_another_process(whole):
 
 
 def final_state(folder):
-    store = Store(folder / "checkpoints" / "quantized")
+    store = Checkpoints(folder / "checkpoints" / "quantized")
     with ocp.StandardCheckpointer() as reader:
         return store.steps()[-1], reader.restore(store.folder / str(store.steps()[-1]) / "state")
 
@@ -177,7 +177,7 @@ def test_sigterm_saves_the_step_and_says_so(launcher, whole, tmp_path):
     process.terminate()
     steps, errors = process.communicate(timeout=300)
     assert process.returncode == EXIT_STATUS, errors
-    (step,) = Store(tmp_path / "run" / "checkpoints" / "quantized").steps()[-1:]
+    (step,) = Checkpoints(tmp_path / "run" / "checkpoints" / "quantized").steps()[-1:]
     last = steps.splitlines()[-1].split()[-1] if steps else "3"
     assert int(last) == step, "the step that it was at is not lost"
     assert f"step {12 + step}" in errors and "--resume" in errors and str(tmp_path) in errors
@@ -189,7 +189,7 @@ def test_a_run_resumes_on_another_number_of_devices(launcher, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     (folder / "model.safetensors").unlink()
-    store = Store(folder / "checkpoints" / "quantized")
+    store = Checkpoints(folder / "checkpoints" / "quantized")
     shutil.rmtree(store.folder / str(store.steps()[-1]))
     launcher.finish(folder, flags="--xla_force_host_platform_device_count=1")
     counts = [json.loads(p.read_text())["device"]["count"] for p in folder.glob("versions*.json")]
@@ -200,7 +200,7 @@ def test_a_run_resumes_on_another_number_of_devices(launcher, whole, tmp_path):
 def test_a_damaged_checkpoint_costs_its_steps_only(launcher, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
-    store = Store(folder / "checkpoints" / "quantized")
+    store = Checkpoints(folder / "checkpoints" / "quantized")
     latest, before = (store.folder / str(s) for s in store.steps()[:-3:-1])
     for path in latest.rglob("d/*"):  # some of them hold what another one holds too
         path.write_bytes(bytes(b ^ 16 for b in path.read_bytes()))
@@ -216,7 +216,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint(launcher, whole
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in errors
     assert str(folder) in errors and "free space" in errors and "--resume" in errors
-    assert Store(folder / "checkpoints" / "quantized").steps()
+    assert Checkpoints(folder / "checkpoints" / "quantized").steps()
     launcher.finish(folder)
     assert_same_run(folder, whole)
 

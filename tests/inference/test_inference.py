@@ -12,7 +12,7 @@ from mecq_jax.inference import _by_blocks
 from mecq_jax.nn import quantize
 from mecq_jax.params import Rule
 from mecq_jax.quantizers import MEC
-from mecq_jax.storage import QuantizedTensor
+from mecq_jax.storage import QuantizedTensor, pack, unpack
 
 pytestmark = pytest.mark.fast
 
@@ -21,6 +21,28 @@ def hard(rng, shape, k, granularity, dtype="float32"):
     g, n = group_shape(shape, granularity)
     levels = np.sort(rng.normal(size=(g, k)), axis=1).astype(np.float32)
     return QuantizedTensor(rng.integers(0, k, (g, n), dtype=np.uint8), levels, shape, granularity, dtype)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [1, 7, 8, 65])
+def test_codes_are_unpacked_in_jit_as_the_reader_does(bits, n, rng):
+    codes = rng.integers(0, 2**bits, n, dtype=np.uint8)
+    data = pack(codes, bits)
+    found = jax.jit(inference.unpack, static_argnums=(1, 2))(jnp.asarray(data), bits, n)
+    np.testing.assert_array_equal(found, codes)
+    np.testing.assert_array_equal(found, unpack(data, bits, n))
+
+
+@pytest.mark.parametrize(
+    "granularity", [PerTensor(), PerChannel(-1), PerChannel(0), PerBlock(3, -1), PerBlock(7, 0)], ids=str
+)
+@pytest.mark.parametrize("k", [2, 3, 4, 6, 16])
+def test_packed_tensors_are_dense_bit_for_bit(k, granularity, rng):
+    for dtype in ("float32", "bfloat16"):
+        tensor = hard(rng, (9, 7), k, granularity, dtype)
+        found = jax.jit(lambda weights: inference.dense(weights)["w"])(inference.to_device({"w": tensor}))
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(np.asarray(found), tensor.dense())
 
 
 @pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(), PerChannel(0), PerBlock(5)], ids=str)

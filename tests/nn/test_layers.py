@@ -37,8 +37,7 @@ class Net(nnx.Module):
 
 
 def soft_kernel(layer):
-    params, state = layer._values()
-    return layer.quantizer.apply(layer.kernel[...], params, state, layer.temperature[...])[0]
+    return layer.quantized().soft({"kernel": layer.kernel[...]}, layer.temperature[...])[0]["kernel"]
 
 
 def test_dense_is_linear_on_soft_weights(rng):
@@ -138,3 +137,34 @@ def test_vmap_over_epsilon(rng):
 
     out = jax.vmap(forward)(jnp.asarray([0.01, 0.1, 1.0], jnp.float32))
     assert out.shape == (3, 3, 4) and bool(jnp.isfinite(out).all())
+
+
+def test_the_hard_phase_computes_what_ships(rng):
+    """After `freeze` the forward pass is the file's, levels train and codes stay; and both roads write one file."""
+    model, plan = quantize(Net(nnx.Rngs(0)), MEC(bits=2, granularity=PerChannel()))
+    x = jnp.asarray(rng.normal(size=(4, 8, 8, 1)), jnp.float32)
+    nn.set_temperature(model, 0.05)
+    model(x)
+    nn.freeze(model, 0.05)
+    first = nn.harden(model)
+    optimizer = nnx.Optimizer(model, optax.sgd(0.05), wrt=nnx.Param)
+    with jax.numpy_dtype_promotion("standard"):
+        grads = nnx.grad(lambda model: jnp.mean(jnp.square(model(x))))(model)
+        optimizer.update(model, grads)
+    tensors = nn.harden(model)
+    for path in plan.quantizers:
+        np.testing.assert_array_equal(tensors[path].codes, first[path].codes)
+        assert not np.array_equal(tensors[path].levels, first[path].levels)
+    model.eval()
+    dense = {n: jnp.asarray(t.dense() if isinstance(t, QuantizedTensor) else t) for n, t in tensors.items()}
+    np.testing.assert_allclose(model(x), nn.forward(model)(dense, x), rtol=1e-5, atol=1e-6)
+    params = {p: v for p, v in nn.parameters_by_path(model).items() if "/levels/" not in p}
+    by_tree = nn.quantized_of(model).to_tensors(params)
+    assert set(by_tree) == {name for name in tensors if name.rpartition("/")[2] not in ("mean", "var")}
+    for path in plan.quantizers:
+        np.testing.assert_array_equal(by_tree[path].dense(), tensors[path].dense())
+
+
+def test_freezing_a_float_model_is_an_error():
+    with pytest.raises(ValueError, match="no quantized layer"):
+        nn.freeze(Net(nnx.Rngs(0)))

@@ -1,5 +1,7 @@
 """Rules, trees, hardening, report and losses, on a Flax Linen model with batch norm."""
 
+import dataclasses
+
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,9 @@ from scipy.special import log_softmax
 from mecq_jax import storage, training
 from mecq_jax.granularity import PerChannel
 from mecq_jax.params import (
+    Quantized,
     Rule,
-    apply_codes,
-    apply_tree,
-    codes_tree,
     default_rules,
-    harden_tree,
     leaves_by_path,
     make_plan,
     make_report,
@@ -45,11 +44,12 @@ STATS = VARIABLES["batch_stats"]
 
 
 def test_linen_model_with_batch_norm():
-    plan, quant, state = quantize_tree(PARAMS, MEC())
+    quantized = quantize_tree(PARAMS, MEC())
+    plan = quantized.plan
     assert set(plan.quantizers) == {"Conv_1/kernel", "Conv_2/kernel"}
     assert plan.skipped["Conv_0/kernel"] == "first layer" and plan.skipped["Dense_0/kernel"] == "last layer"
-    soft, new_state, info = jax.jit(lambda p, q, s: apply_tree(plan, p, q, s, 0.1))(PARAMS, quant, state)
-    assert jax.tree.structure(new_state) == jax.tree.structure(state) and set(info) == set(plan.quantizers)
+    soft, new, diagnostics = jax.jit(Quantized.soft)(quantized, PARAMS, 0.1)
+    assert jax.tree.structure(new) == jax.tree.structure(quantized) and set(diagnostics) == set(plan.quantizers)
     for path, leaf in leaves_by_path(soft).items():
         same = np.array_equal(leaf, leaves_by_path(PARAMS)[path])
         assert same == (path not in plan.quantizers), path
@@ -58,11 +58,10 @@ def test_linen_model_with_batch_norm():
 
 
 def test_entropy_is_weighted_by_parameter_count():
-    plan, quant, state = quantize_tree(PARAMS, MEC())
-    _, _, info = apply_tree(plan, PARAMS, quant, state, 0.1)
+    _, _, info = quantize_tree(PARAMS, MEC()).soft(PARAMS, 0.1)
     sizes = {p: leaves_by_path(PARAMS)[p].size for p in info}
     expected = sum(sizes[p] * float(info[p].entropy) for p in info) / sum(sizes.values())
-    np.testing.assert_allclose(mean_entropy(plan, PARAMS, info), expected, rtol=1e-5)
+    np.testing.assert_allclose(mean_entropy(PARAMS, info), expected, rtol=1e-5)
 
 
 THREE = [MEC(k=4), MEC(k=3, granularity=PerChannel()), LSQ(k=8)]
@@ -70,17 +69,16 @@ THREE = [MEC(k=4), MEC(k=3, granularity=PerChannel()), LSQ(k=8)]
 
 @pytest.mark.parametrize("quantizer", THREE, ids=["mec", "ternary", "lsq"])
 def test_what_is_saved_is_what_was_computed(quantizer, tmp_path):
-    plan, quant, state = quantize_tree(PARAMS, quantizer)
-    codes = codes_tree(plan, PARAMS, quant, state)
-    shipped = leaves_by_path(apply_codes(plan, PARAMS, quant, state, codes))
-    hard = harden_tree(plan, PARAMS, quant, state)
+    quantized = quantize_tree(PARAMS, quantizer).freeze(PARAMS)
+    shipped = leaves_by_path(quantized.hard(PARAMS))
+    hard = quantized.to_tensors(PARAMS)
     path = tmp_path / "model.safetensors"
     size = storage.save(path, hard)
     loaded = storage.load(path)
     for name, value in shipped.items():
         dense = loaded[name].dense() if isinstance(loaded[name], QuantizedTensor) else loaded[name]
         np.testing.assert_array_equal(dense, value)
-    report = make_report(plan, PARAMS, hard, path)
+    report = make_report(quantized.plan, PARAMS, hard, path)
     assert report.file_bytes == size == path.stat().st_size
     assert all(row.path in str(report) for row in report.rows) and len(report.rows) == len(shipped)
     assert all((row.bits is None) == (row.skipped is not None) for row in report.rows)
@@ -91,12 +89,41 @@ def test_what_is_saved_is_what_was_computed(quantizer, tmp_path):
 
 
 def test_frozen_codes_are_kept_and_divergence_is_an_error():
-    plan, quant, state = quantize_tree(PARAMS, MEC())
-    codes = {p: jnp.zeros_like(c) for p, c in codes_tree(plan, PARAMS, quant, state).items()}
-    assert harden_tree(plan, PARAMS, quant, state, codes)["Conv_1/kernel"].codes.max() == 0
-    broken = {p: {"levels": q["levels"] * jnp.float32(np.nan)} for p, q in quant.items()}
+    quantized = quantize_tree(PARAMS, MEC())
+    zeros = dataclasses.replace(quantized, codes={p: jnp.zeros_like(c) for p, c in quantized.codes.items()})
+    assert zeros.to_tensors(PARAMS)["Conv_1/kernel"].codes.max() == 0
+    broken = {p: {"levels": q["levels"] * jnp.float32(np.nan)} for p, q in quantized.parameters.items()}
     with pytest.raises(ValueError):
-        harden_tree(plan, PARAMS, broken, state)
+        dataclasses.replace(quantized, parameters=broken).to_tensors(PARAMS)
+
+
+def test_freezing_at_a_temperature_solves_first():
+    """At once what a soft pass and a freeze at its potentials come to; without it the old potentials count."""
+    quantized = quantize_tree(PARAMS, MEC())
+    moved = jax.tree.map(lambda x: x + 0.1 * jnp.sin(40 * x), PARAMS)
+    together = quantized.freeze(moved, 0.05)
+    apart = quantized.soft(moved, 0.05)[1].freeze(moved)
+    for path, codes in together.codes.items():
+        np.testing.assert_array_equal(codes, apart.codes[path])
+    differ = [np.mean(codes != quantized.freeze(moved).codes[path]) for path, codes in together.codes.items()]
+    assert max(differ) > 0
+
+
+def test_two_sets_of_quantizers_join_unless_they_share_a_leaf():
+    one = quantize_tree(PARAMS, [Rule("Conv_1/kernel", MEC())])
+    other = quantize_tree(PARAMS, [Rule("Conv_2/kernel", LSQ())])
+    both = one | other
+    assert set(both.plan.quantizers) == set(both.codes) == {"Conv_1/kernel", "Conv_2/kernel"}
+    assert not set(both.plan.skipped) & set(both.plan.quantizers)
+    with pytest.raises(ValueError, match="twice"):
+        one | one
+
+
+def test_the_plan_is_static_data():
+    one, other = quantize_tree(PARAMS, MEC()), quantize_tree(PARAMS, MEC())
+    assert hash(one.plan) == hash(other.plan) and jax.tree.structure(one) == jax.tree.structure(other)
+    assert jax.tree.structure(one) != jax.tree.structure(quantize_tree(PARAMS, MEC(k=3)))
+    assert len(jax.tree.leaves(Quantized.none())) == 0
 
 
 def test_first_match_wins_and_empty_rules_are_refused():
@@ -122,8 +149,7 @@ def test_errors_name_the_path():
 def test_other_trees():
     """Lists and tuples have paths too."""
     params = [{"w": jnp.ones((4, 4))}, ({"w": jnp.arange(16.0).reshape(4, 4)},)]
-    plan, quant, state = quantize_tree(params, [Rule("1/0/w", MEC(k=2))])
-    soft, _, _ = apply_tree(plan, params, quant, state, 0.01)
+    soft, _, _ = quantize_tree(params, [Rule("1/0/w", MEC(k=2))]).soft(params, 0.01)
     np.testing.assert_array_equal(soft[0]["w"], params[0]["w"])
     assert not np.array_equal(soft[1][0]["w"], params[1][0]["w"])
 

@@ -1,4 +1,4 @@
-"""Each rival against its paper's equations in NumPy float64."""
+"""Each baseline against its paper's equations in NumPy float64."""
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,14 @@ WEIGHTS = np.random.default_rng(3).normal(size=(40, 15)) * 0.2
 COTANGENT = np.random.default_rng(4).normal(size=WEIGHTS.shape)
 
 
-def applied(name, epsilon=0.1, **options):
+def applied(name, temperature=0.1, **options):
     """(quantizer, params, state, value, gradient in w, gradient in params) of one application, as float64 arrays."""
     quantizer = quantizers.get_quantizer(name, **options)
     w, c = jnp.asarray(WEIGHTS, jnp.float32), jnp.asarray(COTANGENT, jnp.float32)
     params, state = quantizer.init(w)
 
     def loss(w, params):
-        value, state_, _ = quantizer.apply(w, params, state, epsilon)
+        value, state_, _ = quantizer.apply(w, params, state, temperature)
         return jnp.vdot(c, value), (value, state_)
 
     (_, (value, state)), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(w, params)
@@ -109,7 +109,7 @@ def test_ste():
 @pytest.mark.fast
 @pytest.mark.parametrize("k", [2, 4, 8])
 def test_lsq(k):
-    """Value and weight's gradient; the step's own is in tests/test_quantizer.py."""
+    """Value and weight's gradient; the step's gradient is in tests/quantizers/test_battery.py."""
     _, params, _, value, d_w, _ = applied("lsq", k=k)
     step, highest = float(params["step"][0]), max(k - 1 - k // 2, 1)
     np.testing.assert_allclose(step, 2 * np.abs(WEIGHTS).mean() / np.sqrt(highest), rtol=1e-5)
@@ -151,7 +151,7 @@ def test_least_squares_binary_levels_reach_the_optimum(bits):
 
 @pytest.mark.parametrize("inverse", [1.0, 0.4, 1e-4])
 def test_parq(inverse):
-    _, _, state, value, d_w, _ = applied("parq", epsilon=inverse, k=4)
+    _, _, state, value, d_w, _ = applied("parq", temperature=inverse, k=4)
     q = np.asarray(state["levels"][0], float)
     cell = np.clip(np.searchsorted(q, WEIGHTS) - 1, 0, 2)
     middle = (q[cell] + q[cell + 1]) / 2
@@ -165,7 +165,7 @@ def test_parq(inverse):
 
 
 def test_slb():
-    _, params, state, value, d_w, d_params = applied("slb", epsilon=0.2, k=4)
+    _, params, state, value, d_w, d_params = applied("slb", temperature=0.2, k=4)
     q, a = np.asarray(state["levels"][0], float), np.asarray(params["logits"][0], float)
     p = np.exp(a / 0.2 - (a / 0.2).max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
@@ -176,7 +176,7 @@ def test_slb():
 
 
 def test_dkm():
-    _, _, state, value, d_w, _ = applied("dkm", epsilon=0.05, k=4, iterations=2)
+    _, _, state, value, d_w, _ = applied("dkm", temperature=0.05, k=4, iterations=2)
     t = np.sqrt(0.05 * WEIGHTS.var())
     first = np.asarray(quantizers.get_quantizer("dkm").init(jnp.asarray(WEIGHTS, jnp.float32))[1]["levels"][0], float)
 
@@ -198,8 +198,8 @@ def test_dkm():
 
 
 def test_hard_forward_is_hard_in_value_and_soft_in_gradient():
-    quantizer, params, state, value, d_w, d_params = applied("mec_hard_forward", epsilon=0.05, k=4)
-    soft = applied("mec", epsilon=0.05, k=4)
+    quantizer, params, state, value, d_w, d_params = applied("mec_hard_forward", temperature=0.05, k=4)
+    soft = applied("mec", temperature=0.05, k=4)
     codes = np.asarray(quantizer.codes(jnp.asarray(WEIGHTS, jnp.float32), params, state))[0]
     np.testing.assert_array_equal(value.ravel(), np.asarray(params["levels"][0], float)[codes])
     np.testing.assert_allclose(d_w, soft[4], rtol=1e-4, atol=1e-5)
@@ -207,16 +207,7 @@ def test_hard_forward_is_hard_in_value_and_soft_in_gradient():
 
 
 def test_softmax_is_the_annealed_softmax_over_distances():
-    _, params, _, value, _, _ = applied("softmax", epsilon=0.05, k=4)
+    _, params, _, value, _, _ = applied("softmax", temperature=0.05, k=4)
     q = np.asarray(params["levels"][0], float)
     p = np.exp(-np.square(WEIGHTS[..., None] - q) / (0.05 * WEIGHTS.var()))
     np.testing.assert_allclose(value, (p @ q) / p.sum(axis=-1), atol=1e-5)
-
-
-@pytest.mark.fast
-def test_names():
-    with pytest.raises(ValueError, match="not one of"):
-        quantizers.get_quantizer("round")
-    for name, k in [("apot", 3), ("parq", 6)]:
-        with pytest.raises(ValueError, match=f"k = {k}"):
-            quantizers.get_quantizer(name, k=k)

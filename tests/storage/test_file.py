@@ -1,4 +1,4 @@
-"""Artifacts on disk: exact round trips, refusal of damage, atomic writes."""
+"""Packed files on disk: exact round trips, refusal of damage, atomic writes."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def same(a, b):
         ((), PerTensor()),
     ],
 )
-def test_hard_tensors_round_trip(tmp_path, shape, granularity, k):
+def test_quantized_tensors_round_trip(tmp_path, shape, granularity, k):
     tensors = {f"layer/{d}": tensor(shape, granularity, k, d) for d in ("float32", "bfloat16", "float16")}
     size = storage.save(tmp_path / "a.mecq", tensors)
     assert size == os.path.getsize(tmp_path / "a.mecq")
@@ -137,7 +137,7 @@ def test_size_on_disk_is_the_packed_size(tmp_path):
     assert hard.nbytes == 3000 + 32 and hard.nbytes < size < hard.nbytes + 600
 
 
-def test_empty_artifact(tmp_path):
+def test_empty_file(tmp_path):
     storage.save(tmp_path / "a.mecq", {})
     assert storage.load(tmp_path / "a.mecq") == {}
 

@@ -1,4 +1,4 @@
-"""Packed codes to the bit, and the validation of hard tensors."""
+"""Packed codes to the bit, and the validation of quantized tensors."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -143,12 +143,12 @@ def hard(**changes):
     return QuantizedTensor(**{**fields, **changes})
 
 
-def test_hard_tensor_size_and_bits():
+def test_quantized_tensor_size_and_bits():
     assert (hard().bits, hard().nbytes) == (1, 2 + 24)
     assert hard(levels=np.zeros((3, 5), np.float32)).bits == 3
 
 
-def test_hard_tensor_accepts_jax_arrays_and_is_frozen():
+def test_quantized_tensor_accepts_jax_arrays_and_is_frozen():
     tensor = hard(codes=jnp.zeros((3, 4), jnp.uint8), levels=jnp.ones((3, 2), jnp.float32))
     assert type(tensor.codes) is np.ndarray and type(tensor.levels) is np.ndarray
     with pytest.raises(AttributeError):
@@ -172,7 +172,7 @@ def test_hard_tensor_accepts_jax_arrays_and_is_frozen():
         ({"shape": (4, 0)}, "holds no weights"),
     ],
 )
-def test_hard_tensor_validation(changes, message):
+def test_quantized_tensor_validation(changes, message):
     with pytest.raises(ValueError, match=message):
         hard(**changes)
 

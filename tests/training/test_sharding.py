@@ -43,9 +43,8 @@ def loss_fn(params, model_state, batch, rng):
     return loss, (model_state, {})
 
 
-def trainer(plan):
+def trainer():
     return Steps(
-        plan=plan,
         loss_fn=loss_fn,
         optimizer=optimizers(optax.adam(1e-3), optax.adam(1e-4)),
         temperature=geometric_decay(0.3, 0.01, STEPS),
@@ -96,16 +95,15 @@ def gathered(compiled):
 
 def train_for_a_while(layout, granularity):
     """Losses of every step, the states before and after, and what the soft and the float step gather of weights."""
-    plan, quant, quant_state = quantized(granularity)
-    plan = plan if layout is None else layout.plan(plan, params())
-    train = trainer(plan)
-    state = train.init(params(), quant, quant_state, {}, jax.random.key(0))
+    start, train = quantized(granularity), trainer()
+    start = start if layout is None else layout.split(start, params())
+    state = train.init(params(), start, {}, jax.random.key(0))
     every = list(batches())
     if layout is None:
         soft, plain = jax.jit(train.soft_step), jax.jit(train.float_step)
     else:
-        state, every = layout.place(state, plan), [layout.batch(batch) for batch in every]
-        soft, plain = (layout.jit(step, state, plan) for step in (train.soft_step, train.float_step))
+        state, every = layout.place(state), [layout.batch(batch) for batch in every]
+        soft, plain = (layout.jit(step, state) for step in (train.soft_step, train.float_step))
     step, plain = (f.lower(state, every[0]).compile() for f in (soft, plain))
     before, found = jax.tree.map(lambda x: x.sharding, state), []
     for batch in every:
@@ -133,7 +131,9 @@ def test_eight_devices_do_what_one_does_and_move_no_weights_to_quantize(name, gr
     assert expected[-1] < expected[0]
     stays = jax.tree.map(lambda s, x: s.is_equivalent_to(x.sharding, x.ndim), before, state)
     assert all(jax.tree.leaves(stays))
-    same = [np.mean(np.asarray(state.codes[p]) == np.asarray(end.codes[p])) for p in end.codes]
+    same = [
+        np.mean(np.asarray(state.quantized.codes[p]) == np.asarray(end.quantized.codes[p])) for p in end.quantized.codes
+    ]
     assert min(same) > 0.98, "codes are in one order, however the weights are split"
     assert soft == plain and bool(plain) == (name in ("fully sharded", "both")), "the network's own gathering alone"
 
@@ -155,16 +155,16 @@ def test_a_transformer_is_split_by_heads(rng):
     batch = {"x": rng.normal(size=(8, 8, 8, 1)).astype(np.float32), "y": np.arange(8, dtype=np.int32)}
     found = []
     for layout in (None, Layout(mesh(2, 4), TENSOR_PARALLEL)):
-        plan, quant, quant_state = quantize_tree(weights, [Rule("blocks/.*(query|out|up)/kernel", MEC(k=4))])
-        plan = plan if layout is None else layout.plan(plan, weights)
-        train = dataclasses.replace(trainer(plan), loss_fn=loss_fn)
-        state = train.init(jax.tree.map(jnp.copy, weights), quant, quant_state, rest, jax.random.key(0))
+        start = quantize_tree(weights, [Rule("blocks/.*(query|out|up)/kernel", MEC(k=4))])
+        start = start if layout is None else layout.split(start, weights)
+        train = dataclasses.replace(trainer(), loss_fn=loss_fn)
+        state = train.init(jax.tree.map(jnp.copy, weights), start, rest, jax.random.key(0))
         step, given = jax.jit(train.soft_step), batch
         if layout is not None:
-            state, given = layout.place(state, plan), layout.batch(batch)
+            state, given = layout.place(state), layout.batch(batch)
             query = state.params["blocks"][0]["attention"]["query"]["kernel"]
             assert query.sharding.spec == PartitionSpec(None, "model")
-            step = layout.jit(train.soft_step, state, plan)
+            step = layout.jit(train.soft_step, state)
         for _ in range(3):
             state, metrics = step(state, given)
         found.append(float(metrics.loss))

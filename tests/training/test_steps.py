@@ -26,15 +26,14 @@ def setup(rng):
     }
     x = rng.normal(size=(64, 6)).astype(np.float32)
     batch = {"x": jnp.asarray(x), "y": jnp.asarray(np.sin(x[:, :2]))}
-    plan, quant, quant_state = quantize_tree(params, [Rule("a/kernel", MEC(k=4))])
+    quantized = quantize_tree(params, [Rule("a/kernel", MEC(k=4))])
     trainer = training.Steps(
-        plan=plan,
         loss_fn=loss_fn,
         optimizer=training.optimizers(optax.sgd(0.1, momentum=0.9), optax.sgd(0.01)),
         temperature=training.geometric_decay(0.3, 0.01, 40),
         entropy_weight=optax.constant_schedule(0.01),
     )
-    state = trainer.init(params, quant, quant_state, {"mean": jnp.zeros(16, jnp.float32)}, jax.random.key(0))
+    state = trainer.init(params, quantized, {"mean": jnp.zeros(16, jnp.float32)}, jax.random.key(0))
     return trainer, state, batch
 
 
@@ -52,13 +51,17 @@ def test_soft_then_hard(setup):
     assert 0 <= float(metrics.flips) <= 1 and float(metrics.marginal_error) < 0.05 and float(metrics.entropy) < 1
     np.testing.assert_allclose(metrics.temperature, 0.01, rtol=1e-4)
 
-    state = jax.jit(trainer.settle)(state)
-    frozen, weights, levels = state.codes["a/kernel"], state.params["a"]["kernel"], state.quant["a/kernel"]["levels"]
+    state = jax.jit(trainer.refresh_codes)(state)
+    frozen, weights, levels = (
+        state.quantized.codes["a/kernel"],
+        state.params["a"]["kernel"],
+        state.quantized.parameters["a/kernel"]["levels"],
+    )
     for _ in range(20):
         state, metrics = hard(state, batch)
-    np.testing.assert_array_equal(state.codes["a/kernel"], frozen)
+    np.testing.assert_array_equal(state.quantized.codes["a/kernel"], frozen)
     np.testing.assert_array_equal(state.params["a"]["kernel"], weights)
-    assert not np.array_equal(state.quant["a/kernel"]["levels"], levels)
+    assert not np.array_equal(state.quantized.parameters["a/kernel"]["levels"], levels)
     used = leaves_by_path(trainer.hard_params(state))["a/kernel"]
     assert len(np.unique(np.asarray(used))) <= 4
     np.testing.assert_allclose(
@@ -69,7 +72,9 @@ def test_soft_then_hard(setup):
 def test_float_step_leaves_levels_alone(setup):
     trainer, state, batch = setup
     new, metrics = jax.jit(trainer.float_step)(state, batch)
-    np.testing.assert_array_equal(new.quant["a/kernel"]["levels"], state.quant["a/kernel"]["levels"])
+    np.testing.assert_array_equal(
+        new.quantized.parameters["a/kernel"]["levels"], state.quantized.parameters["a/kernel"]["levels"]
+    )
     assert not np.array_equal(new.params["a"]["kernel"], state.params["a"]["kernel"])
     np.testing.assert_allclose(metrics.loss, metrics.task)
 

@@ -1,4 +1,4 @@
-"""What each JAX primitive of a network does on an integer grid (see `integer`): roundings before it, range after it."""
+"""What each JAX primitive does on an integer grid (see `_convert`): roundings before it, range after it."""
 
 import math
 from typing import Any
@@ -7,16 +7,17 @@ import numpy as np
 from jax import lax
 
 from mecq_jax import jaxprs
-from mecq_jax.export._integer_grid._interpreter import InexactError, Kind, Value, Walk, rule
+from mecq_jax.export._integer_grid._interpreter import Equation, InexactError, Kind, Result, Value, Walk
 from mecq_jax.export._integer_grid._ranges import Range, Round, power_above, shortened
 
+RULES = jaxprs.Rules()
 KERNEL = 2**8 - 1  # largest integer of a float kernel: what bfloat16 and TF32 multiply without rounding as well
 FACTOR = 2**10 - 1  # of a known factor of activations
 TERM = 2**12 - 1  # of a known term
 SUM = 2**23  # largest sum of two terms, in units
 
 
-def _applied(eqn: Any, *values: Value) -> list[Any]:
+def _applied(eqn: Equation, *values: Value) -> list[Any]:
     return jaxprs.bind(eqn, [x.array for x in values])
 
 
@@ -40,7 +41,7 @@ def _finite(walk: Walk, x: Value) -> Value:
     return walk.rounded(x, TERM) if x.range is None else x
 
 
-@rule(
+@RULES.rule(
     "reshape",
     "transpose",
     "broadcast_in_dim",
@@ -58,12 +59,12 @@ def _finite(walk: Walk, x: Value) -> Value:
     "reduce_min",
     "reduce_window_max",
 )
-def _moved(walk, eqn, x):
+def _moved(walk: Walk, eqn: Equation, x: Value) -> Result:
     return _applied(eqn, x), x.range
 
 
-@rule("gather", "dynamic_slice")
-def _cut(walk, eqn, x, *places):
+@RULES.rule("gather", "dynamic_slice")
+def _cut(walk: Walk, eqn: Equation, x: Value, *places: Value) -> Result:
     if any(v.kind == Kind.ACTIVATION for v in places):
         raise InexactError("indexing by activations")
     outs = _applied(eqn, x, *places)
@@ -72,28 +73,28 @@ def _cut(walk, eqn, x, *places):
     return outs, x.range
 
 
-@rule("convert_element_type")
-def _converted(walk, eqn, x):
+@RULES.rule("convert_element_type")
+def _converted(walk: Walk, eqn: Equation, x: Value) -> Result:
     new = np.dtype(eqn.params["new_dtype"])
     if new != np.float32:
         raise InexactError(f"a conversion of activations to {new}; compute in float32")
     return _applied(eqn, x), x.range
 
 
-@rule("neg")
-def _neg(walk, eqn, x):
+@RULES.rule("neg")
+def _neg(walk: Walk, eqn: Equation, x: Value) -> Result:
     return _applied(eqn, x), x.range and Range(x.range.unit, -x.range.high, -x.range.low)
 
 
-@rule("abs")
-def _abs(walk, eqn, x):
+@RULES.rule("abs")
+def _abs(walk: Walk, eqn: Equation, x: Value) -> Result:
     return _applied(eqn, x), x.range and Range(x.range.unit, 0.0, x.range.largest)
 
 
-@rule("max", "min", "clamp", "concatenate", "pad")
-def _joined(walk, eqn, *values):
-    values = _same_grid(walk, values, compared=eqn.primitive.name in ("max", "min", "clamp"))
-    ranges = [x.range for x in values]
+@RULES.rule("max", "min", "clamp", "concatenate", "pad")
+def _joined(walk: Walk, eqn: Equation, *values: Value) -> Result:
+    on_grid = _same_grid(walk, values, compared=eqn.primitive.name in ("max", "min", "clamp"))
+    ranges = [x.bounds for x in on_grid]
     unit, low, high = min(r.unit for r in ranges), min(r.low for r in ranges), max(r.high for r in ranges)
     match eqn.primitive.name:
         case "max":
@@ -102,43 +103,42 @@ def _joined(walk, eqn, *values):
             high = min(r.high for r in ranges)
         case "clamp":
             low, high = ranges[0].low, ranges[2].high
-    return _applied(eqn, *values), Range(unit, low, high)
+    return _applied(eqn, *on_grid), Range(unit, low, high)
 
 
-@rule("add", "add_any", "sub")
-def _sum(walk, eqn, x, y):
+@RULES.rule("add", "add_any", "sub")
+def _sum(walk: Walk, eqn: Equation, x: Value, y: Value) -> Result:
     """Both on one grid, coarse enough that the sum stays below 2^24 units."""
     values = [v if v.kind != Kind.ACTIVATION else _finite(walk, v) for v in (x, y)]
     values = [v if v.kind == Kind.ACTIVATION else walk.constant(v, lambda c: shortened(c, TERM)) for v in values]
-    least = power_above(sum(v.range.largest for v in values) / SUM)
+    least = power_above(sum(v.bounds.largest for v in values) / SUM)
     x, y = (_coarser(walk, v, least) for v in values)
     sign = -1 if eqn.primitive.name == "sub" else 1
-    ends = (sign * y.range.low, sign * y.range.high)
-    unit = min(x.range.unit, y.range.unit)
-    return _applied(eqn, x, y), Range(unit, x.range.low + min(ends), x.range.high + max(ends))
+    ends = (sign * y.bounds.low, sign * y.bounds.high)
+    unit = min(x.bounds.unit, y.bounds.unit)
+    return _applied(eqn, x, y), Range(unit, x.bounds.low + min(ends), x.bounds.high + max(ends))
 
 
 def _coarser(walk: Walk, x: Value, step: float) -> Value:
     """A value in steps of at least `step`."""
-    assert x.range is not None
-    if x.range.unit >= step:
+    if x.bounds.unit >= step:
         return x
     if x.kind != Kind.ACTIVATION:
         return walk.constant(x, lambda c: np.round(c / step) * step)
-    return walk.stepped(x, Round(step, np.floor(x.range.low / step), np.ceil(x.range.high / step)))
+    return walk.stepped(x, Round(step, np.floor(x.bounds.low / step), np.ceil(x.bounds.high / step)))
 
 
-@rule("mul")
-def _product(walk, eqn, x, y):
+@RULES.rule("mul")
+def _product(walk: Walk, eqn: Equation, x: Value, y: Value) -> Result:
     """Known factors in 10 bits, activations in what is left of 23, or 11 each."""
     if Kind.ACTIVATION in (x.kind, y.kind) and x.kind != y.kind:
         x, y = (_factor(walk, v) if v.kind != Kind.ACTIVATION else v for v in (x, y))
         c = x if y.kind == Kind.ACTIVATION else y
-        largest = max(int(SUM / max(c.range.size, 1.0)), 1)
+        largest = max(int(SUM / max(c.bounds.size, 1.0)), 1)
         x, y = (v if v is c else walk.rounded(v, min(largest, SUM) // 2) for v in (x, y))
     else:
         x, y = (walk.rounded(v, 2**11 - 1) for v in (x, y))
-    return _applied(eqn, x, y), _range_of_product(x.range, y.range)
+    return _applied(eqn, x, y), _range_of_product(x.bounds, y.bounds)
 
 
 def _factor(walk: Walk, x: Value) -> Value:
@@ -150,33 +150,38 @@ def _range_of_product(x: Range, y: Range) -> Range:
     return Range(x.unit * y.unit, min(ends), max(ends))
 
 
-@rule("square")
-def _square(walk, eqn, x):
+@RULES.rule("square")
+def _square(walk: Walk, eqn: Equation, x: Value) -> Result:
+    return _squared(walk, eqn, x)
+
+
+def _squared(walk: Walk, eqn: Equation, x: Value) -> Result:
+    """A product of an activation of 11 bits with itself."""
     x = walk.rounded(x, 2**11 - 1)
-    return _applied(eqn, x), Range(x.range.unit**2, 0.0, x.range.largest**2)
+    return _applied(eqn, x), Range(x.bounds.unit**2, 0.0, x.bounds.largest**2)
 
 
-@rule("integer_pow")
-def _power(walk, eqn, x):
+@RULES.rule("integer_pow")
+def _power(walk: Walk, eqn: Equation, x: Value) -> Result:
     if eqn.params["y"] != 2:
         raise InexactError(f"activations to the power {eqn.params['y']}; squares alone stay on a grid")
-    return _square(walk, eqn, x)
+    return _squared(walk, eqn, x)
 
 
-@rule("div")
-def _quotient(walk, eqn, x, y):
+@RULES.rule("div")
+def _quotient(walk: Walk, eqn: Equation, x: Value, y: Value) -> Result:
     """A product with 1 / y."""
     if y.kind == Kind.ACTIVATION:
         raise InexactError("a division by activations, which runtimes may do by a reciprocal")
     inverse = walk.constant(y, lambda c: shortened(1 / c, FACTOR))
     if y.kind == Kind.WEIGHT:
         raise InexactError("a division by weights")
-    x = walk.rounded(x, max(int(SUM / max(inverse.range.size, 1.0)), 1) // 2)
-    return [lax.mul(x.array, inverse.array)], _range_of_product(x.range, inverse.range)
+    x = walk.rounded(x, max(int(SUM / max(inverse.bounds.size, 1.0)), 1) // 2)
+    return [lax.mul(x.array, inverse.array)], _range_of_product(x.bounds, inverse.bounds)
 
 
-@rule("reduce_sum", "reduce_window_sum")
-def _summed(walk, eqn, x):
+@RULES.rule("reduce_sum", "reduce_window_sum")
+def _summed(walk: Walk, eqn: Equation, x: Value) -> Result:
     if eqn.primitive.name == "reduce_sum":
         count = math.prod(eqn.invars[0].aval.shape[a] for a in eqn.params["axes"])
     else:
@@ -184,16 +189,16 @@ def _summed(walk, eqn, x):
         if count & (count - 1):
             raise InexactError(f"mean pooling over {count} places, which ONNX divides by; take a power of two")
     x = walk.rounded(x, max(SUM // count - 1, 1))
-    return _applied(eqn, x), Range(x.range.unit, min(count * x.range.low, 0.0), max(count * x.range.high, 0.0))
+    return _applied(eqn, x), Range(x.bounds.unit, min(count * x.bounds.low, 0.0), max(count * x.bounds.high, 0.0))
 
 
-@rule("dot_general", "conv_general_dilated")
-def _weighted(walk, eqn, x, y):
+@RULES.rule("dot_general", "conv_general_dilated")
+def _weighted(walk: Walk, eqn: Equation, x: Value, y: Value) -> Result:
     """Activations of few bits times weights: sum_i |w_i| max |a| for the largest output."""
     largest = 2 ** (walk.activation_bits - 1) - 1
     if x.kind == y.kind == Kind.ACTIVATION:
         x, y = walk.rounded(x, largest), walk.rounded(y, largest)
-        found = _range_of_product(x.range, y.range)
+        found = _range_of_product(x.bounds, y.bounds)
         count = math.prod(eqn.invars[0].aval.shape[i] for i in eqn.params["dimension_numbers"][0][0])
         return _applied(eqn, x, y), Range(found.unit, min(count * found.low, 0.0), max(count * found.high, 0.0))
     x, y = (
@@ -202,12 +207,12 @@ def _weighted(walk, eqn, x, y):
     )
     a, w = (x, y) if x.kind == Kind.ACTIVATION else (y, x)
     total = walk.choose(lambda: _largest_sum(eqn, np.abs(np.asarray(w.array, np.float64)), w is y))
-    reach = total * a.range.largest
-    return _applied(eqn, x, y), Range(a.range.unit * w.range.unit, -reach, reach)
+    reach = total * a.bounds.largest
+    return _applied(eqn, x, y), Range(a.bounds.unit * w.bounds.unit, -reach, reach)
 
 
-def _largest_sum(eqn: Any, weights: np.ndarray, is_second: bool) -> float:
-    """max over outputs of sum_i |w_i|."""
+def _largest_sum(eqn: Equation, weights: np.ndarray, is_second: bool) -> float:
+    """The maximum over outputs of sum_i |w_i|."""
     numbers = eqn.params["dimension_numbers"]
     if eqn.primitive.name == "dot_general":
         axes = tuple(numbers[0][int(is_second)])

@@ -39,7 +39,7 @@ class Round(NamedTuple):
     high: float
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """step clip(round(x / step), low, high), halves to the even neighbour."""
+        """Compute step clip(round(x / step), low, high), halves to the even neighbour."""
         low, high, step, back = map(np.float32, (self.low, self.high, self.step, 1 / self.step))
         return jnp.minimum(jnp.maximum(jnp.round(x * back), low), high) * step
 
@@ -68,7 +68,7 @@ def range_of(x: np.ndarray) -> Range:
 
 
 def shortened(x: np.ndarray, largest: int, axis: int | None = None) -> Float[np.ndarray, "..."]:
-    """x rounded to integers of at most `largest`, times a power of two (one for each line along `axis`)."""
+    """Round x to integers of at most `largest`, times a power of two (one for each line along `axis`)."""
     x = np.asarray(x, np.float64)
     top = np.max(np.abs(x), axis=axis, keepdims=axis is not None, initial=0.0)
     step = 2.0 ** np.ceil(np.log2(np.where(top > 0, top, 1.0) / largest))
@@ -76,8 +76,10 @@ def shortened(x: np.ndarray, largest: int, axis: int | None = None) -> Float[np.
 
 
 def rounding(found: Range, values: np.ndarray, largest: int) -> Round | None:
-    """The finest rounding to `largest` steps of either sign (or one, twice as fine) that reaches all values; None if
-    the range needs none."""
+    """The finest rounding to `largest` steps of either sign (or one, twice as fine) that reaches all values.
+
+    None if the range needs no rounding.
+    """
     if found.low >= 0:
         largest = 2 * largest + 1
     if found.size <= largest:

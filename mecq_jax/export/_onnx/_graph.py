@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-OPSET, IR_VERSION = 13, 8
-SYMBOL = "batch"
+OPSET, IR_VERSION = 13, 8  # which runtimes have known since 2021
 
 
 class Graph:
@@ -18,8 +17,8 @@ class Graph:
         self.onnx = onnx
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
-        self._constants: dict[tuple, str] = {}
-        self._known: dict[tuple, str] = {}
+        self._constants: dict[tuple[Any, ...], str] = {}
+        self._known: dict[tuple[Any, ...], str] = {}
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         """The name of an initializer of this value."""
@@ -39,9 +38,11 @@ class Graph:
         return self._known[key]
 
     def reshape(self, name: str, shape: Sequence[int]) -> str:
+        """The name of a tensor in another shape; -1 for a dimension that follows from the others."""
         return self.node("Reshape", name, self.constant(shape, np.int64))
 
     def transpose(self, name: str, order: Sequence[int]) -> str:
+        """The name of a tensor with its dimensions in this order."""
         order = [int(i) for i in order]
         return name if order == sorted(order) else self.node("Transpose", name, perm=order)
 
@@ -49,7 +50,7 @@ class Graph:
         """The checked ModelProto of the nodes; inputs and outputs: (name, shape, dtype) with str or int dimensions."""
         helper = self.onnx.helper
 
-        def info(name, shape, dtype):
+        def info(name: str, shape: Sequence[int | str | None], dtype: Any) -> Any:
             kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
             return helper.make_tensor_value_info(name, kind, shape)
 

@@ -2,11 +2,11 @@
 
 What depends on no input is computed here, once. A broadcast is kept as a shape to come ("lazy") for as long as
 elementwise operators do it by themselves, so that a bias stays as small as it was. One dimension may be symbolic, the
-batch. `onnx_ops` has the rule of each primitive.
+batch. The rule of each primitive is in `_elementwise`, `_shapes` or `_contractions`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,12 +16,21 @@ from mecq_jax import jaxprs
 from mecq_jax.export._onnx._graph import Graph
 
 TYPES = ("float32", "int32", "int64", "uint8", "int8", "bool")
-RULES = jaxprs.Rules()
-rule = RULES.rule  # of (trace, equation, *values) -> value, name or tuple of values
+Equation = Any  # of a jaxpr; what primitives put in its `params` and `aval`s has no types
 
 
 class UnsupportedError(ValueError):
-    """The model uses something that cannot be exported; the message names it and its place."""
+    """The model uses something that cannot be exported; the message names it and its place in the source.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax import export
+      >>> try:
+      ...     export.onnx_model(lambda arrays, x: jnp.sort(x), {}, jnp.ones((1, 3)))
+      ... except export.UnsupportedError as error:
+      ...     print(str(error)[:23])
+      sort cannot be exported
+    """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +53,12 @@ class Value:
 
     @property
     def lazy(self) -> bool:
+        """Whether a broadcast is still to come."""
         return self.held != self.shape
+
+
+Result = Value | str | tuple[Value | str, ...]  # of a rule; str: the name of a tensor in its whole shape
+Rules = Mapping[str, Callable[..., Result]]  # by primitive: (trace, equation, *values) -> values
 
 
 def known(array: Any, shape: tuple[Any, ...] | None = None) -> Value:
@@ -56,9 +70,16 @@ def known(array: Any, shape: tuple[Any, ...] | None = None) -> Value:
 class Trace:
     """The graph in the making and what a rule needs of it."""
 
-    def __init__(self, graph: Graph, batch: Any = None, batch_of: str = ""):
-        """batch: the symbolic dimension, if there is one; batch_of: the graph's input whose first dimension it is."""
-        self.graph, self.batch, self.batch_of = graph, batch, batch_of
+    def __init__(self, graph: Graph, rules: Rules, batch: Any = None, batch_of: str = "") -> None:
+        """Begin a graph.
+
+        Args:
+          graph: where nodes go.
+          rules: of primitives.
+          batch: the symbolic dimension, if there is one.
+          batch_of: the graph's input whose first dimension it is.
+        """
+        self.graph, self.rules, self.batch, self.batch_of = graph, rules, batch, batch_of
 
     def name(self, value: Value) -> str:
         """The tensor as it is held; elementwise operators broadcast it."""
@@ -99,23 +120,25 @@ class Trace:
         """The outputs of a jaxpr."""
         return jaxprs.interpret(jaxpr, consts, arguments, known, self._equation)
 
-    def _equation(self, eqn: Any, inputs: list[Value], place: str) -> list[Value]:
+    def _equation(self, eqn: Equation, inputs: list[Value], place: str) -> list[Value]:
+        """The outputs of an equation."""
         primitive = eqn.primitive.name
         if primitive != "broadcast_in_dim" and not any(x.name for x in inputs) and _static(eqn):
             return _computed(eqn, inputs)
         try:
-            if primitive not in RULES:
+            if primitive not in self.rules:
                 raise UnsupportedError(
                     f"{primitive} cannot be exported; use operators of a network: products, convolutions, sums, "
                     "elementwise functions"
                 )
-            out = RULES[primitive](self, eqn, *inputs)
+            out = self.rules[primitive](self, eqn, *inputs)
             outs = out if isinstance(out, tuple) else (out,)
             return [self._value(x, v.aval) for x, v in zip(outs, eqn.outvars, strict=True)]
         except (UnsupportedError, jax.errors.InconclusiveDimensionOperation) as error:
             raise UnsupportedError(f"{error} (at {place})") from error
 
     def _value(self, out: Value | str, aval: Any) -> Value:
+        """What a rule gave as a value, of a type that files hold."""
         if isinstance(out, Value) and out.array is not None:
             return out
         if aval.dtype.name not in TYPES:
@@ -123,12 +146,12 @@ class Trace:
         return out if isinstance(out, Value) else Value(aval.shape, aval.shape, np.dtype(aval.dtype), name=out)
 
 
-def _static(eqn: Any) -> bool:
+def _static(eqn: Equation) -> bool:
     """Whether JAX can compute it now: no dimension depends on the batch."""
     return not eqn.effects and all(isinstance(d, int) for v in (*eqn.invars, *eqn.outvars) for d in v.aval.shape)
 
 
-def _computed(eqn: Any, inputs: Sequence[Value]) -> list[Value]:
+def _computed(eqn: Equation, inputs: Sequence[Value]) -> list[Value]:
     """An equation of known arrays, by JAX itself."""
     with jax.ensure_compile_time_eval():
         outs = jaxprs.bind(eqn, [np.broadcast_to(x.array, x.shape) for x in inputs])  # type: ignore[arg-type]

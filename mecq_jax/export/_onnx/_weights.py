@@ -22,17 +22,19 @@ from mecq_jax.storage import QuantizedTensor
 
 
 def byte_table(base: int) -> np.ndarray:
-    """int32 [256, c]: the c digits in `base` of every byte, the lowest first; c is the most that fit a byte."""
+    """The c digits in `base` of every byte, [256, c], the lowest first; c is the most that fit a byte."""
     count = int(math.log(256, base) + 1e-9)
-    return np.arange(256)[:, None] // base ** np.arange(count) % base
+    table: np.ndarray = np.arange(256)[:, None] // base ** np.arange(count) % base
+    return table
 
 
 def to_bytes(codes: np.ndarray, base: int) -> np.ndarray:
-    """uint8 [m]: codes below `base` as digits of bytes, the last one filled with 0."""
+    """Codes below `base` as digits of bytes, uint8 [m], the last byte filled with 0."""
     count = byte_table(base).shape[1]
     digits = np.zeros(-(-codes.size // count) * count, np.int64)
     digits[: codes.size] = codes.reshape(-1)
-    return (digits.reshape(-1, count) * base ** np.arange(count)).sum(axis=1).astype(np.uint8)
+    whole: np.ndarray = (digits.reshape(-1, count) * base ** np.arange(count)).sum(axis=1).astype(np.uint8)
+    return whole
 
 
 def _plane(graph: Graph, codes: np.ndarray, base: int, table: np.ndarray) -> str:
@@ -66,7 +68,7 @@ def weights(graph: Graph, tensor: QuantizedTensor) -> str:
 
 
 def _from_groups(graph: Graph, flat: str, tensor: QuantizedTensor) -> str:
-    """Groups back to the tensor's shape, as `grouping.from_groups` does it."""
+    """Groups back to the tensor's shape, as `mecq_jax.granularity.from_groups` does it."""
     shape = tensor.shape
     if isinstance(tensor.granularity, PerTensor):
         return graph.reshape(flat, shape)
@@ -78,7 +80,23 @@ def _from_groups(graph: Graph, flat: str, tensor: QuantizedTensor) -> str:
 
 
 def onnx_packed_bytes(tensor: QuantizedTensor) -> int:
-    """Bytes of the tensor's codes in the file: 1, 2, 3 or 4 bits a weight, 1.6 for three levels."""
+    """Count the bytes that a tensor's codes take in an ONNX file.
+
+    They are 1, 2, 3 or 4 bits a weight as in a packed file, but 1.6 for three levels: five codes to a byte.
+
+    Args:
+      tensor: of n weights and k levels a group.
+
+    Returns:
+      Bytes of the codes; levels and tables are not counted.
+
+    Example:
+      >>> import numpy as np
+      >>> from mecq_jax import PerTensor, export, storage
+      >>> codes, levels = np.zeros((1, 10), np.uint8), np.array([[-1, 0, 1]], np.float32)
+      >>> export.onnx_packed_bytes(storage.QuantizedTensor(codes, levels, (10,), PerTensor()))
+      2
+    """
     k, n = tensor.levels.shape[1], tensor.codes.size
     if 5 <= k <= 8:
         return -(-n // 4) + -(-n // 8)

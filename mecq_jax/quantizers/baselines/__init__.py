@@ -1,4 +1,7 @@
-"""The quantizers that the method is compared with, a file each."""
+"""The quantizers that the method is compared with, a file each: published ones and ablations.
+
+By name they are in `mecq_jax.quantizers.QUANTIZERS`.
+"""
 
 from mecq_jax.quantizers.baselines._apot import APoT as APoT
 from mecq_jax.quantizers.baselines._apot import additive_powers_of_two as additive_powers_of_two

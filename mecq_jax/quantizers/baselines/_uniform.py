@@ -3,18 +3,18 @@
 import abc
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Integer
 
-from mecq_jax.quantizers._base import Params, State
-from mecq_jax.quantizers._straight_through import Groups, Levels, StraightThrough
+from mecq_jax.quantizers._straight_through import StraightThrough
+from mecq_jax.quantizers._types import Groups, Levels, Params, State
 
 
-def spread(codes: Array, k: int) -> Array:
+def spread(codes: Integer[Array, "g n"], k: int) -> Groups:
     """The codes 0 to k - 1 as numbers from -1 to 1."""
     return (2 * codes.astype(jnp.float32) - (k - 1)) / (k - 1)
 
 
-def fitted_scale(w: Groups, shape: Float[Array, "g n"]) -> Float[Array, " g"]:
+def fitted_scale(w: Groups, shape: Groups) -> Float[Array, " g"]:
     """argmin_a |w - a shape|^2 of each group, at least 1e-8: what a published method leaves to the batch norm behind.
 
     With it, layers without batch norm and networks that come from float keep their scale.
@@ -27,7 +27,9 @@ class Uniform(StraightThrough):
     """Evenly spaced levels: `_hard` computes them from their numbers, which costs no gather."""
 
     @abc.abstractmethod
-    def _hard(self, codes: Num[Array, "g n"], params: Params, state: State) -> Groups: ...
+    def _hard(self, codes: Integer[Array, "#g n"], params: Params, state: State) -> Groups:
+        """levels[codes], by the equation of the levels."""
 
     def levels(self, params: Params, state: State) -> Levels:
+        """The levels of all k codes."""
         return self._hard(jnp.arange(self.k)[None], params, state)

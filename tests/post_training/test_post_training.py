@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.published import post_training
+from mecq_jax import post_training
 from mecq_jax.granularity import PerChannel, PerTensor
 from mecq_jax.params import Rule
 from mecq_jax.quantizers import MEC
@@ -26,10 +26,10 @@ def test_round_to_nearest_against_numpy(rng, granularity):
         at = np.abs(w[..., None] - levels).argmin(axis=-1)
         return np.take_along_axis(np.broadcast_to(levels, (*w.shape, 8)), at[..., None], -1)[..., 0]
 
-    got = post_training.round_to_nearest(params, rules).dense(params)["a"]["kernel"]
+    got = post_training.round_to_nearest(params, rules).hard(params)["a"]["kernel"]
     np.testing.assert_allclose(got, rounded(largest), atol=1e-5)
     tried = np.stack([np.square(w - rounded(largest * i / 100)).sum(axis=axes) for i in range(1, 101)])
-    best = post_training.round_to_nearest(params, rules, "least_squares").dense(params)["a"]["kernel"]
+    best = post_training.round_to_nearest(params, rules, "least_squares").hard(params)["a"]["kernel"]
     np.testing.assert_allclose(np.square(w - best).sum(axis=axes), tried.min(axis=0), rtol=1e-4)
     with pytest.raises(ValueError, match="bound 'mse'"):
         post_training.round_to_nearest(params, rules, "mse")
@@ -41,9 +41,9 @@ def test_transport_without_masses_is_the_nearest_level(rng):
     params = {"a": {"kernel": jnp.asarray(rng.normal(size=(20, 30)), jnp.float32)}}
     w = np.asarray(params["a"]["kernel"])
     found = post_training.transport_weights(params, [Rule("a/kernel", MEC(k=4, balance=0.0))], 1e-4)
-    levels = np.asarray(found.quant["a/kernel"]["levels"])[0]
+    levels = np.asarray(found.parameters["a/kernel"]["levels"])[0]
     np.testing.assert_array_equal(found.codes["a/kernel"], np.abs(w[..., None] - levels).argmin(axis=-1))
-    np.testing.assert_array_equal(found.dense(params)["a"]["kernel"], levels[found.codes["a/kernel"]])
+    np.testing.assert_array_equal(found.hard(params)["a"]["kernel"], levels[found.codes["a/kernel"]])
     with pytest.raises(ValueError, match="temperature = 0"):
         post_training.transport_weights(params, [Rule("a/kernel", MEC(k=4))], 0.0)
 
@@ -57,8 +57,8 @@ def test_transport_keeps_its_masses(rng):
     order = np.argsort(w, axis=None)
     assert (np.diff(codes.ravel()[order].astype(int)) >= 0).all(), "cells are intervals"
     least = post_training.transport_weights(params, [Rule("a/kernel", MEC(k=4, prior="lloyd_max"))])
-    levels = np.asarray(least.quant["a/kernel"]["levels"])[0]
+    levels = np.asarray(least.parameters["a/kernel"]["levels"])[0]
     nearest = np.abs(w[..., None] - levels).argmin(axis=-1)
     assert np.mean(np.asarray(least.codes["a/kernel"]) != nearest) < 0.005
-    errors = [np.square(w - q.dense(params)["a"]["kernel"]).mean() for q in (least, equal)]
+    errors = [np.square(w - q.hard(params)["a"]["kernel"]).mean() for q in (least, equal)]
     assert errors[0] < errors[1]

@@ -15,13 +15,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
-from experiments.runtime import devices
-from experiments.runtime import host_arrays as leaves
+from mecq_jax.training import _host_arrays as leaves
+from mecq_jax.training._processes import of_first, writes
 
 LAST = 2  # one that is damaged has one before it
 _DROPPED = "dropped"
@@ -29,7 +29,7 @@ _DAMAGED = "damaged"
 
 
 class Found(NamedTuple):
-    """A checkpoint read back: its step, the state, and the `about` that `Store.save` was given."""
+    """A checkpoint read back: its step, the state, and the `about` that `Checkpoints.save` was given."""
 
     step: int
     state: Any
@@ -44,7 +44,7 @@ class Damaged(Exception):
     """A checkpoint that is not what was written."""
 
 
-class Store:
+class Checkpoints:
     """The checkpoints in a folder; a context manager, at whose end every save is on the disk.
 
     Of several processes all call `save` and `restore`; the first one alone writes and reads.
@@ -65,7 +65,7 @@ class Store:
         about: JSON to give back with the state; score: the higher the better, None where it was not measured.
         """
         host = leaves.host_copy(state)
-        if not devices.writes():
+        if not writes():
             return
         record = {"about": dict(about or {}), "score": score, "leaves": leaves.described(host)}
         items = ocp.args.Composite(
@@ -96,10 +96,10 @@ class Store:
                 manager.close()
         except Exception as error:
             raise self._failed(error) from error
-        if devices.writes():
+        if writes():
             shutil.rmtree(self.folder / _DROPPED, ignore_errors=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(
@@ -129,7 +129,7 @@ class Store:
           ValueError: if a whole checkpoint does not fit `like`, or none of several is whole.
         """
         self.wait()
-        found = devices.of_first(lambda: self._last_whole(leaves.host_like(like), step))
+        found = of_first(lambda: self._last_whole(leaves.host_like(like), step))
         return found and found._replace(state=leaves.placed(found.state, like))
 
     def _last_whole(self, wanted: Any, step: int | None) -> Found | None:
@@ -240,7 +240,7 @@ def _first_alone() -> ocp.options.MultiprocessingOptions:
 class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
     """Keeps the `LAST` last checkpoints and the best."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Checkpoints):
         self.store = store
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
@@ -251,15 +251,15 @@ class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
         return [s in kept for s in steps]
 
 
-def save(folder: Path, step: int, state: Any) -> None:
+def save_checkpoint(folder: Path, step: int, state: Any) -> None:
     """Write `state` (a pytree of arrays) as checkpoint `step` of the folder, and return when it is on the disk."""
-    with Store(folder, background=False) as store:
+    with Checkpoints(folder, background=False) as store:
         store.save(step, state)
 
 
-def restore(folder: Path, like: Any) -> tuple[int, Any] | None:
+def restore_checkpoint(folder: Path, like: Any) -> tuple[int, Any] | None:
     """The last whole checkpoint in the shape of `like`, with its step; None if there is none."""
-    with Store(folder) as store:
+    with Checkpoints(folder) as store:
         found = store.restore(like)
     return found and (found.step, found.state)
 

@@ -1,0 +1,40 @@
+"""The modules of an NNX model by path."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+
+from mecq_jax.nn._layers import QuantizedKernel
+
+
+def joined(path: Sequence[Any]) -> str:
+    """A path's parts as one string."""
+    return "/".join(map(str, path))
+
+
+def modules_by_path(model: nnx.Module) -> dict[str, Any]:
+    """Every module by path, '' the model itself."""
+    return {joined(path): module for path, module in nnx.iter_modules(model)}
+
+
+def quantized_layers(model: nnx.Module) -> dict[str, QuantizedKernel]:
+    """Every quantized layer by path.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    layers = {path: m for path, m in modules_by_path(model).items() if isinstance(m, QuantizedKernel)}
+    if not layers:
+        raise ValueError("the model has no quantized layer; call quantize(model, rules) first")
+    return layers
+
+
+def set_child(parent: Any, name: str, child: nnx.Module) -> None:
+    """Put `child` in the place of the child of that name."""
+    if isinstance(parent, nnx.List):
+        parent[int(name)] = child
+    elif isinstance(parent, nnx.Dict):
+        parent[name] = child
+    else:
+        setattr(parent, name, child)
