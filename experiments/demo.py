@@ -133,7 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
     mec, lsq = (list(r) for r in zip(*results, strict=True))
     print(mec[0].report)
     folders = [str(r.folder) for r in (*mec, *lsq)]
-    subprocess.run([sys.executable, "-m", "experiments.portability", "verify", *folders], check=True)
+    verify = ["verify", "--predictions", "--model=experiments.portability.forward:predictions", "--run", *folders]
+    subprocess.run([sys.executable, "-m", "mecq_jax.cli", *verify], check=True)
     summary = Console(record=True, width=110)
     summary.print(table(mec, lsq))
     atomic_write_text(known.folder / "table.txt", summary.export_text())

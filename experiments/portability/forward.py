@@ -1,5 +1,6 @@
-"""The networks of runs as pure functions, for `mecq export`:
+"""The networks of runs as pure functions, for `mecq`:
 
+mecq verify --run runs/x --predictions --model experiments.portability.forward:predictions
 mecq export runs/x/model.safetensors --to onnx -o x.onnx --model experiments.portability.forward:network
 """
 
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.config import Config
 from experiments.reporting.migrate import renamed
@@ -31,6 +33,12 @@ def network(extra: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any], jax.
             "as this one and give it by --model"
         )
     return forward_of(task), next(iter(task.test.once(min(len(task.test), EXAMPLES))))["image"]
+
+
+def predictions(extra: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any], Any], np.ndarray], None]:
+    """(forward, nothing) of a run's file: what the network says of the test set, as the run evaluated it."""
+    task = make_task(Config(**renamed(extra["config"])))
+    return lambda arrays, _: task.predict(*unflatten(dict(arrays), task)), None
 
 
 def forward_of(task: Classifier | segment.Task) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
