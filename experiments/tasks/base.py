@@ -12,12 +12,11 @@ from flax import nnx
 
 from experiments.config import Config
 from experiments.data import in_memory as data
+from experiments.data.in_memory import Batch
 from experiments.runtime.devices import ONE, Devices
 from experiments.runtime.formatting import mean_std
 from mecq_jax.nn import parameters_by_path
 from mecq_jax.training import host_copy
-
-Batch = dict[str, np.ndarray]
 
 
 class Source(Protocol):

@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.data.in_memory import Batch
 from experiments.runtime import divergence
 from experiments.runtime.devices import ONE, Devices, preempted
 from experiments.runtime.divergence import Diverged
 from experiments.runtime.interruption import Interrupted
 from experiments.runtime.run_folder import RunFolder, Unwritten
-from experiments.tasks.base import Batch, Task
+from experiments.tasks.base import Task
 from mecq_jax.training import Checkpoints, Found, Steps, TrainState, host_copy, of_first, placed
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
