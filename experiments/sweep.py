@@ -156,7 +156,7 @@ def _options(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[
     if wrong := [text for text in options.data if "=" not in text]:
         parser.error(f"{wrong[0]!r} is not DATASET=PATH")
     options.data = dict(text.split("=", 1) for text in options.data)
-    if unread := {*options.data} - {_dataset(name) for name in names}:
+    if options.data and (unread := {*options.data} - {_dataset(name) for name in names}):
         parser.error(f"--data={', '.join(sorted(unread))}: no sweep reads it")
     if options.seeds < 1:
         parser.error(f"seeds = {options.seeds}: it must be at least 1")

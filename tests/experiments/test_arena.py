@@ -15,7 +15,6 @@ from experiments import config as configs
 from experiments import sweep
 from experiments.arena import __main__ as command
 from experiments.arena import ablations as recipe
-from experiments.arena import command as shared
 from experiments.arena import protocol
 from experiments.arena.methods import METHODS
 from experiments.arena.protocol import Arena, Clock, Paused, run, tune
@@ -54,11 +53,11 @@ def test_a_team_trains_its_members_as_if_each_were_alone(task):
     config = dataclasses.replace(CONFIG, optimizer="sgd")  # Adam takes whole steps where the gradient is rounding
     members = [Member(seed, task.params, task.model_state, n) for seed, n in enumerate(numbers)]
     teams = [Team(task, config, members, together=True), Team(task, config, members[1:], together=False)]
-    epsilon: list[np.ndarray] = []
+    temperature: list[np.ndarray] = []
     for team in teams:
         while team.done < team.epochs:
             report = team.train()
-            epsilon.append(report["temperature"])
+            temperature.append(report["temperature"])
         assert report["loss"].shape == (len(team.members),) and np.isfinite(report["loss"]).all()
     together, alone = teams[0].member(teams[0].state, 1), teams[1].member(teams[1].state, 0)
     assert int(together.step) == int(alone.step) == 3 * (800 // 256)
@@ -68,7 +67,7 @@ def test_a_team_trains_its_members_as_if_each_were_alone(task):
         np.testing.assert_allclose(levels["levels"], alone.quantized.parameters[path]["levels"], rtol=1e-3)
     codes = [np.concatenate([np.ravel(x) for x in s.quantized.codes.values()]) for s in (together, alone)]
     assert np.mean(codes[0] != codes[1]) < 0.01
-    np.testing.assert_allclose(epsilon[2], [0.05, 0.1], rtol=1e-5, err_msg="where the hard phase holds it")
+    np.testing.assert_allclose(temperature[2], [0.05, 0.1], rtol=1e-5, err_msg="where the hard phase holds it")
     test = (task.dataset.test_images, task.dataset.test_labels)
     together_right, alone_right = (team.accuracies("hard", *test)[-1] for team in teams)
     np.testing.assert_allclose(together_right, alone_right, atol=4 / 359)
@@ -185,12 +184,13 @@ def test_every_rival_has_its_place_and_the_same_budget():
 
 
 @pytest.mark.fast
-def test_a_pause_is_an_exit_status_of_its_own(tmp_path, capsys):
+def test_a_pause_is_an_exit_status_of_its_own(tmp_path, monkeypatch, capsys):
     def paused(*_, **__):
         raise Paused("paused after 0.0 minutes; the same command goes on from here")
 
     path = str(sweep.CONFIGS / "arena" / "cifar10_small.py")
-    assert shared.command("arena", "", paused, str, [path, "--folder", str(tmp_path)]) == 75
+    monkeypatch.setattr(protocol, "run", paused)
+    assert command.main([path, "--folder", str(tmp_path)]) == 75
     assert "the same command goes on" in capsys.readouterr().err
 
 

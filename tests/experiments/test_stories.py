@@ -113,7 +113,7 @@ def test_perplexity_of_uniform_probabilities_is_the_vocabulary(network):
 
 def test_the_whole_way(tmp_path, capsys):
     work, folder = tmp_path / "work", tmp_path / "results"
-    small = ["--stories", "4", "--held", "2", "--steps", "5", "--batch", "2", "--shown", "4"]  # the default prompt
+    small = ["--stories=4", "--held=2", "--steps=5", "--batch=2", "--shown=4"]  # the default prompt
     assert stories.main(["--tiny", "--folder", str(folder), "--network", str(work), "--bits=2", *small]) == 0
     assert [path.name for path in work.iterdir()] == ["tiny"]  # nothing that a real run would take
     rows = json.loads((folder / "rows.json").read_text())["rows"]

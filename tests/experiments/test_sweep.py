@@ -118,7 +118,8 @@ def test_a_sweep_pauses_goes_on_and_says_what_cannot_run(digits, monkeypatch, ca
     (digits / "arena").mkdir()
     (digits / "arena" / "tiny.py").write_text(TINY_ARENA)
     (digits / "absent.py").write_text(ABSENT)
-    monkeypatch.setitem(sweep.SWEEPS, "absent", Sweep(network="absent", bits=(2,)))
+    only = {"absent": Sweep(network="absent", bits=(2,)), "digits": sweep.SWEEPS["digits"]}
+    monkeypatch.setattr(sweep, "SWEEPS", only)
     monkeypatch.setattr(sweep, "ARENAS", ("arena/tiny",))
     places = ["--runs", str(digits / "runs"), "--results", str(digits / "results"), "--data", f"camvid={digits}"]
     command = [*places, "--seeds=1", *TINY]
