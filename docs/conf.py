@@ -29,10 +29,10 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build", "MAKE_SNIPPET.txt"]
+exclude_patterns = ["_build", "jupyter_execute", "MAKE_SNIPPET.txt"]
 suppress_warnings = []
 if PROSE:
-    exclude_patterns += ["api"]
+    exclude_patterns += ["api/**"]
     suppress_warnings += ["toc.excluded"]
 
 # Markdown and notebooks.
@@ -41,6 +41,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off" if PROSE else "cache"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # notes of XLA on its own compilation
 # Code blocks say their language; what is only indented (the heads of generated tables) is text.
 highlight_language = "none"
 
