@@ -30,7 +30,7 @@ extensions = [
     "sphinx_design",
 ]
 exclude_patterns = ["_build", "jupyter_execute", "MAKE_SNIPPET.txt"]
-suppress_warnings = []
+suppress_warnings = ["ref.python"]  # a name that two packages export, such as ArtifactError, is linked to either
 if PROSE:
     exclude_patterns += ["api/**"]
     suppress_warnings += ["toc.excluded"]
@@ -53,6 +53,7 @@ python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # a class's `Attributes:` as fields: autodoc documents its properties once
 napoleon_use_rtype = False
+napoleon_attr_annotations = False  # shapes such as "*g" are no markup
 
 # Code on the pages that is run by `make docs-test`, in a folder of its own.
 doctest_global_setup = "import os, tempfile; os.chdir(tempfile.mkdtemp())"

@@ -18,7 +18,8 @@ def plain(text: str) -> str:
     parts = CODE.split(text)
     for i, part in enumerate(parts):
         if i % 2:
-            parts[i] = f"``{part.strip('`')}``"
+            joined = i + 1 < len(parts) and re.match(r"\w", parts[i + 1])  # as in `Rule`s
+            parts[i] = f"``{part.strip('`')}``" + ("\\ " if joined else "")
         else:
             parts[i] = re.sub(r"_(?=\W|$)", r"\\_", re.sub(r"([*|])", r"\\\1", part))
     return "".join(parts)
