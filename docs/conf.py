@@ -29,7 +29,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build", "jupyter_execute", "MAKE_SNIPPET.txt"]
+exclude_patterns = ["_build", "jupyter_execute"]
 suppress_warnings = ["ref.python"]  # a name that two packages export, such as ArtifactError, is linked to either
 if PROSE:
     exclude_patterns += ["api/**"]
