@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.config import Config
 from experiments.reporting.migrate import renamed
@@ -31,6 +32,12 @@ def network(extra: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any], jax.
             "as this one and give it by --model"
         )
     return forward_of(task), next(iter(task.test.once(min(len(task.test), EXAMPLES))))["image"]
+
+
+def predictions(extra: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any], Any], np.ndarray], None]:
+    """(forward, None) of a run's file: forward gives the predictions of all test examples, for `mecq verify --run`."""
+    task = make_task(Config(**renamed(extra["config"])))
+    return lambda arrays, _: task.predict(*unflatten(dict(arrays), task)), None
 
 
 def forward_of(task: Classifier | segment.Task) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:

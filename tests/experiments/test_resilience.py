@@ -100,7 +100,19 @@ def whole(launcher, tmp_path_factory) -> Path:
 def test_a_run_is_verified_in_another_process(whole):
     """The packed file gives the weights and predictions that the run evaluated."""
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.portability", "verify", str(whole)], capture_output=True, text=True
+        [
+            sys.executable,
+            "-m",
+            "mecq_jax.cli",
+            "verify",
+            "--run",
+            str(whole),
+            "--model",
+            "experiments.portability.forward:predictions",
+            "--predictions",
+        ],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0 and "predictions are the same" in done.stdout, done.stderr
 
