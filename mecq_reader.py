@@ -79,7 +79,7 @@ def bits_for(k: int) -> int:
 
 def packed_size(n: int, bits: int) -> int:
     """Bytes that n packed codes of 1 to 4 bits take."""
-    _need(bits in (1, 2, 3, 4) and n >= 0, f"{n} codes of {bits} bits cannot be packed; use 0 or more of 1 to 4 bits")
+    _need(bits in (1, 2, 3, 4) and n >= 0, f"{n} codes of {bits} bits cannot be packed; use 1, 2, 3 or 4, n >= 0")
     return -(-n // 4) + -(-n // 8) if bits == 3 else -(-n * bits // 8)
 
 
