@@ -7,6 +7,7 @@ Everything is left in runs/demo.
 
 import dataclasses
 import io
+import subprocess
 import sys
 import time
 from functools import partial
@@ -26,11 +27,10 @@ from experiments.runtime.formatting import mean_std
 from experiments.runtime.run_folder import atomic_write_text, read_metrics
 from experiments.tasks.classification import make_task
 from experiments.training.run import Result, run
-from mecq_jax import cli, transport
+from mecq_jax import transport
 from mecq_jax.params import leaves_by_path
 from mecq_jax.storage import write_atomically
 
-PREDICTIONS = "experiments.portability.forward:predictions"
 CONFIG = Path(__file__).parent / "configs" / "digits_cnn.py"
 LAYER = "convs/2/kernel"
 
@@ -133,8 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
     mec, lsq = (list(r) for r in zip(*results, strict=True))
     print(mec[0].report)
     folders = [str(r.folder) for r in (*mec, *lsq)]
-    if cli.main(["verify", "--run", *folders, "--model", PREDICTIONS, "--predictions"]):
-        return 1
+    verify = ["verify", "--predictions", "--model=experiments.portability.forward:predictions", "--run", *folders]
+    subprocess.run([sys.executable, "-m", "mecq_jax.cli", *verify], check=True)
     summary = Console(record=True, width=110)
     summary.print(table(mec, lsq))
     atomic_write_text(known.folder / "table.txt", summary.export_text())

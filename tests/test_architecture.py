@@ -20,6 +20,24 @@ LIBRARY = [
     {"mecq_jax.nn", "mecq_jax.post_training"},
     {"mecq_jax.cli"},
 ]
+EXPERIMENTS = [
+    {"experiments.data", "experiments.config"},
+    {"experiments.models"},
+    {"experiments.runtime"},
+    {"experiments.tasks"},
+    {"experiments.training"},
+    {"experiments.reporting"},
+    {"experiments.published"},
+    {"experiments.arena"},
+    {"experiments.portability"},
+    {"experiments.studies", "experiments.benchmarks"},
+    {"experiments.train", "experiments.sweep", "experiments.demo"},
+]
+ENTRY_POINTS = {
+    *(f"experiments.{name}" for name in ("train", "sweep", "demo")),
+    *(f"experiments.{name}.__main__" for name in ("arena", "published", "studies", "benchmarks")),
+    *(f"experiments.{name}.__main__" for name in ("portability", "reporting")),
+}
 
 
 def modules(folder):
@@ -38,9 +56,9 @@ def imported(path):
             yield from (alias.name for alias in node.names)
 
 
-def place(name):
+def place(name, order=LIBRARY):
     """The row of the package that a dotted name is in, None outside of the library."""
-    for i, row in enumerate(LIBRARY):
+    for i, row in enumerate(order):
         if any(name == package or name.startswith(f"{package}.") for package in row):
             return i
     return None
@@ -55,6 +73,35 @@ def test_packages_import_one_way(name, path):
         assert place(name) is not None, f"{name} has no place in LIBRARY"
         same = name.split(".")[:2] == other.split(".")[:2]
         assert place(other) < place(name) or same, f"{name} imports {other}"
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules("experiments")))
+def test_experiments_import_one_way(name, path):
+    if name == "experiments" or name.startswith(("experiments.configs.", "experiments.results.")):
+        return
+    assert place(name, EXPERIMENTS) is not None, f"{name} has no place in EXPERIMENTS"
+    for other in imported(path):
+        if place(other, EXPERIMENTS) is not None and name.split(".")[:2] != other.split(".")[:2]:
+            assert place(other, EXPERIMENTS) < place(name, EXPERIMENTS), f"{name} imports {other}"
+
+
+def test_there_are_few_entry_points():
+    found = {name for name, path in modules("experiments") if "__main__" in (path.stem, *_compared(path))}
+    assert found == ENTRY_POINTS
+
+
+def _compared(path):
+    """Texts that a file compares with."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Compare):
+            yield from (x.value for x in node.comparators if isinstance(x, ast.Constant))
+
+
+def test_one_function_gives_a_standard_deviation_over_runs():
+    text = {name: path.read_text() for name, path in modules("experiments")}
+    assert {name for name, code in text.items() if "ddof" in code or "np.std(" in code} == {
+        "experiments.runtime.formatting"
+    }
 
 
 @pytest.mark.parametrize(("name", "path"), [*modules("mecq_jax"), *modules("experiments")])

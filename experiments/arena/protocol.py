@@ -29,7 +29,8 @@ from experiments.arena.team import Member, Team
 from experiments.config import Config
 from experiments.data import in_memory as data
 from experiments.reporting.rows import Row, Rows
-from experiments.runtime.packages import installed
+from experiments.runtime.console import installed
+from experiments.runtime.interruption import Interrupted
 from experiments.runtime.run_folder import atomic_write_text, differences, to_json
 from experiments.tasks.classification import Task, make_task
 from experiments.training.run import named, unflatten
@@ -38,10 +39,6 @@ from mecq_jax.params import leaves_by_path, replace_leaves
 from mecq_jax.storage import QuantizedTensor
 
 Say = Callable[[str], None]
-
-
-class Paused(Exception):
-    """The time that `run` was given is over; what is done is kept."""
 
 
 @dataclasses.dataclass
@@ -68,7 +65,8 @@ class Clock:
                 team.save(store, history)
                 self.kept = now
             if over:
-                raise Paused(f"paused after {(now - self.began) / 60:.1f} minutes; the same command goes on from here")
+                minutes = (now - self.began) / 60
+                raise Interrupted(f"paused after {minutes:.1f} minutes; the same command goes on from here")
         return history
 
 

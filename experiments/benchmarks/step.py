@@ -25,11 +25,12 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.arena.qwix import with_qwix
 from experiments.benchmarks import measure
 from experiments.models.small import TransformerBlock, build
 from experiments.reporting.measured import Pieces
 from experiments.reporting.rows import Columns, Row
-from experiments.runtime import packages as outside
+from experiments.runtime.console import installed
 from mecq_jax.params import Rule, quantize_tree
 from mecq_jax.quantizers import MEC, Quantizer
 from mecq_jax.quantizers.baselines import DKM, LSQ, STE
@@ -108,11 +109,11 @@ def _next(batch: Any, result: tuple[Any, Any]) -> tuple[Any, Any]:
 def one_model(name: str, tiny: bool, repeats: int) -> list[Row]:
     """Rows of all methods on one model."""
     work, memory = {}, {}
-    methods = list(METHODS) + [QWIX] * outside.installed("qwix")
+    methods = list(METHODS) + [QWIX] * installed("qwix")
     for method in methods:
         model, shape = make(name, tiny)
         if method == QWIX:
-            model = outside.with_qwix(model, "blocks/.*", 4, shape)
+            model = with_qwix(model, "blocks/.*", 4, shape)
         step, state, batch = step_of(model, METHODS.get(method), shape)
         work[method] = measure.compiled(step, state, batch, feed=partial(_next, batch))
         held = sum(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+Batch = dict[str, np.ndarray]
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "fashion_mnist": 10}
 _READ_AT_ONCE = 1000  # records asked of the reader in one call; one by one is twice as slow
 

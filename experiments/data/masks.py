@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.data.colours import CYCLE
 from experiments.data.decode import IGNORE, Size
 from experiments.data.in_memory import channel_statistics
-from experiments.reporting.plots import CYCLE
 
 Colour = tuple[int, int, int]
 

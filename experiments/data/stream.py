@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from experiments.data import in_memory as data
-from experiments.tasks.base import Batch
+from experiments.data.in_memory import Batch
 
 Example = Mapping[str, Any]
 THREADS = min(os.cpu_count() or 1, 16)

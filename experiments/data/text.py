@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.tasks.base import Batch
+from experiments.data.in_memory import Batch
 
 DATASETS = ("text8", "text")
 TEXT8_SIZE = 100_000_000

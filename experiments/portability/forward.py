@@ -1,5 +1,6 @@
-"""The networks of runs as pure functions, for `mecq export`:
+"""The networks of runs as pure functions, for `mecq`:
 
+mecq verify --run runs/x --predictions --model experiments.portability.forward:predictions
 mecq export runs/x/model.safetensors --to onnx -o x.onnx --model experiments.portability.forward:network
 """
 
@@ -35,7 +36,7 @@ def network(extra: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any], jax.
 
 
 def predictions(extra: Mapping[str, Any]) -> tuple[Callable[[Mapping[str, Any], Any], np.ndarray], None]:
-    """(forward, None) of a run's file: forward gives the predictions of all test examples, for `mecq verify --run`."""
+    """(forward, nothing) of a run's file: what the network says of the test set, as the run evaluated it."""
     task = make_task(Config(**renamed(extra["config"])))
     return lambda arrays, _: task.predict(*unflatten(dict(arrays), task)), None
 

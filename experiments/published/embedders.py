@@ -14,12 +14,13 @@ from jaxtyping import Array, Float
 
 from experiments.data import augment
 from experiments.data import in_memory as data
+from experiments.data.in_memory import Batch
 from experiments.models.imagenet import MEAN, STD
 from experiments.published import passages
 from experiments.published.name_map import load_by_map
 from experiments.published.networks import Network, with_tensors
 from experiments.tasks import base as task
-from experiments.tasks.base import Batch, Examples, parts
+from experiments.tasks.base import Examples, parts
 from experiments.training.run import named
 
 TO_LEARN_FROM = 2048  # examples, without their labels

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Config
-from experiments.tasks.base import Batch, Task
+from experiments.data.in_memory import Batch
+from experiments.tasks.base import Task
 from experiments.training import recipe
 from mecq_jax.params import Quantized, quantize_tree
 from mecq_jax.training import Metrics, TrainState, run_phases

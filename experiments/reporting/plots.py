@@ -11,16 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#B8A800",
-)
-CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW)
+from experiments.data.colours import BLUE, CYCLE, ORANGE, RED, SKY
+
 _BINS = 120
 
 

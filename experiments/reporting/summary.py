@@ -22,7 +22,9 @@ def _arena(name: str) -> tuple[Figures, Row]:
 
 def _campaign(name: str, method: str) -> tuple[Figures, Row]:
     runs = Rows(RESULTS / name).rows
-    quantized = [r for r in runs if r["config"]["soft_epochs"] + r["config"]["hard_epochs"] and r["config"]["float_run"]]
+    quantized = [
+        r for r in runs if r["config"]["soft_epochs"] + r["config"]["hard_epochs"] and r["config"]["float_run"]
+    ]
     prior = "lloyd_max" if method.endswith("lloyd_max") else None
     wanted: dict[str, Callable[[Row], bool]] = {
         "float": lambda r: r["method"] == "float",

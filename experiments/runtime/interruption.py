@@ -12,9 +12,6 @@ class Interrupted(Exception):
     """Work that was asked to stop, and has; the message says from where it goes on."""
 
 
-Preempted = Interrupted
-
-
 @contextlib.contextmanager
 def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
     """Yields stop(): whether SIGTERM has come. Only in the main thread, where Python delivers signals."""

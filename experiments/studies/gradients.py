@@ -36,7 +36,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import softmax
 
-from experiments.reporting.plots import CYCLE, caption, panels, save
+from experiments.data.colours import CYCLE
+from experiments.reporting.plots import caption, panels, save
 from experiments.reporting.rows import section
 from experiments.runtime.formatting import percent, significant
 from experiments.studies.gradient_methods import Loss, methods

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 
 from experiments import config as configs
+from experiments.data.colours import CYCLE
 from experiments.portability.forward import forward_of
-from experiments.reporting.plots import CYCLE, caption, panels, save
+from experiments.reporting.plots import caption, panels, save
 from experiments.reporting.rows import section
 from experiments.runtime.formatting import mean_std
 from experiments.tasks.classification import make_task

@@ -37,7 +37,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import config as configs
-from experiments.reporting.plots import BLUE, CYCLE, ORANGE, caption, panels, save
+from experiments.data.colours import BLUE, CYCLE, ORANGE
+from experiments.reporting.plots import caption, panels, save
 from experiments.reporting.rows import section
 from experiments.runtime.formatting import mean_std, percent, significant
 from experiments.tasks import registry as tasks

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.reporting.plots import CYCLE, caption, panels, save
+from experiments.data.colours import CYCLE
+from experiments.reporting.plots import caption, panels, save
 from experiments.reporting.rows import section
 from mecq_jax import quantizers, transport
 

@@ -31,7 +31,8 @@ from matplotlib.axes import Axes
 
 import mecq_reader
 from experiments import config as configs
-from experiments.reporting.plots import CYCLE, caption, panels, save
+from experiments.data.colours import CYCLE
+from experiments.reporting.plots import caption, panels, save
 from experiments.reporting.rows import section
 from experiments.runtime.formatting import significant
 from experiments.training import run as runs

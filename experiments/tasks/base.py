@@ -12,11 +12,11 @@ from flax import nnx
 
 from experiments.config import Config
 from experiments.data import in_memory as data
+from experiments.data.in_memory import Batch
 from experiments.runtime.devices import ONE, Devices
+from experiments.runtime.formatting import mean_std
 from mecq_jax.nn import parameters_by_path
 from mecq_jax.training import host_copy
-
-Batch = dict[str, np.ndarray]
 
 
 class Source(Protocol):
@@ -72,8 +72,7 @@ class Measure(NamedTuple):
 
     def spread(self, scores: Sequence[float]) -> str:
         """The mean of several, and +- their sample std, without the sign."""
-        mean = f"{self.factor * np.mean(scores):.{self.decimals}f}"
-        return mean if len(scores) == 1 else f"{mean} ± {self.factor * np.std(scores, ddof=1):.{self.decimals}f}"
+        return mean_std(scores, f".{self.decimals}f", self.factor)
 
 
 MEASURES = {

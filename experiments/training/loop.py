@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.data.in_memory import Batch
 from experiments.runtime import divergence
 from experiments.runtime.devices import ONE, Devices, preempted
 from experiments.runtime.divergence import Diverged
-from experiments.runtime.interruption import Preempted
+from experiments.runtime.interruption import Interrupted
 from experiments.runtime.run_folder import RunFolder, Unwritten
-from experiments.tasks.base import Batch, Task
+from experiments.tasks.base import Task
 from mecq_jax.training import Checkpoints, Found, Steps, TrainState, host_copy, of_first, placed
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
@@ -76,7 +77,7 @@ def train(session: Session, course: Course, state: TrainState, resume: bool) -> 
     """The state at the end of the course; with `resume` from its last checkpoint on.
 
     Raises:
-      Preempted: when `session.stop` asked for it, after a checkpoint was written.
+      Interrupted: when `session.stop` asked for it, after a checkpoint was written.
       Diverged: at a loss or a state that is not finite, where the config does not roll back.
     """
     with Checkpoints(session.folder.root / "checkpoints" / course.name) as store:
@@ -204,7 +205,7 @@ class _Loop:
         if self.step not in of_first(self.store.steps):
             self._save()
             self.store.wait()
-        raise Preempted(
+        raise Interrupted(
             f"stopped on request at step {self.course.offset + self.step}; its checkpoint is in "
             f"{self.store.folder}, go on with --resume"
         )

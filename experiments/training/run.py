@@ -52,7 +52,7 @@ def run(
 ) -> Result:
     """Train as `config` says in the folder `root`; with `resume`, go on from its last checkpoint.
 
-    stop: asked after every step; at True the run writes a checkpoint and raises `preemption.Preempted`. Several
+    stop: asked after every step; at True the run writes a checkpoint and raises `Interrupted`. Several
     processes ask JAX instead, which hears of the SIGTERM of any of them.
     devices: where to compute. How the run ends depends on them by the order of sums alone, and it can go on on others.
 

@@ -17,12 +17,13 @@ from experiments.arena import __main__ as command
 from experiments.arena import ablations as recipe
 from experiments.arena import protocol
 from experiments.arena.methods import METHODS
-from experiments.arena.protocol import Arena, Clock, Paused, run, tune
+from experiments.arena.protocol import Arena, Clock, run, tune
 from experiments.arena.qwix import ADVICE, qwix_task
 from experiments.arena.table import summary, table
 from experiments.arena.team import TRACED, Member, Team
 from experiments.config import Config
 from experiments.models import small as models
+from experiments.runtime.interruption import Interrupted
 from experiments.tasks.classification import make_task
 from mecq_jax import quantizers
 from mecq_jax.params import leaves_by_path, replace_leaves
@@ -162,7 +163,7 @@ def test_a_paused_team_goes_on_to_the_same_end(task, tmp_path):
 
     whole, first, second = team(), team(), team()
     assert Clock().train(whole, tmp_path / "none", lambda: 1) == [1, 1, 1] and not (tmp_path / "none").exists()
-    with pytest.raises(Paused, match="goes on"):
+    with pytest.raises(Interrupted, match="goes on"):
         Clock(limit=0.0).train(first, tmp_path / "store", lambda: 2)
     assert Clock(limit=0.0).train(second, tmp_path / "store", lambda: 3) == [2, 2, 3], "the last epoch is not lost"
     for a, b in zip(jax.tree.leaves(whole.state.params), jax.tree.leaves(second.state.params), strict=True):
@@ -186,7 +187,7 @@ def test_every_rival_has_its_place_and_the_same_budget():
 @pytest.mark.fast
 def test_a_pause_is_an_exit_status_of_its_own(tmp_path, monkeypatch, capsys):
     def paused(*_, **__):
-        raise Paused("paused after 0.0 minutes; the same command goes on from here")
+        raise Interrupted("paused after 0.0 minutes; the same command goes on from here")
 
     path = str(sweep.CONFIGS / "arena" / "cifar10_small.py")
     monkeypatch.setattr(protocol, "run", paused)

@@ -19,7 +19,7 @@ from experiments import config as configs
 from experiments import train
 from experiments.models import small as models
 from experiments.runtime import devices
-from experiments.runtime.interruption import EXIT_STATUS, Preempted
+from experiments.runtime.interruption import EXIT_STATUS, Interrupted
 from experiments.runtime.run_folder import read_metrics
 from experiments.tasks import registry as tasks
 from experiments.training import run as runs
@@ -133,7 +133,7 @@ def test_a_run_goes_on_on_other_devices(alone, tmp_path):
         if steps is None:
             runs.run(config, tmp_path, resume=True, devices=where)
         else:
-            with pytest.raises(Preempted):
+            with pytest.raises(Interrupted):
                 runs.run(config, tmp_path, resume=i > 0, devices=where, stop=stop)
     same(tmp_path, alone)
 

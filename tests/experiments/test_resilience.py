@@ -21,7 +21,7 @@ from experiments.config import Config
 from experiments.data.in_memory import epoch_indices
 from experiments.runtime import divergence
 from experiments.runtime.divergence import Diverged
-from experiments.runtime.interruption import EXIT_STATUS, Preempted
+from experiments.runtime.interruption import EXIT_STATUS, Interrupted
 from experiments.runtime.run_folder import read_metrics
 from experiments.tasks import classification as classify
 from experiments.training import run as runs
@@ -99,21 +99,8 @@ def whole(launcher, tmp_path_factory) -> Path:
 
 def test_a_run_is_verified_in_another_process(whole):
     """The packed file gives the weights and predictions that the run evaluated."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mecq_jax.cli",
-            "verify",
-            "--run",
-            str(whole),
-            "--model",
-            "experiments.portability.forward:predictions",
-            "--predictions",
-        ],
-        capture_output=True,
-        text=True,
-    )
+    what = ["verify", "--predictions", "--model=experiments.portability.forward:predictions", "--run", str(whole)]
+    done = subprocess.run([sys.executable, "-m", "mecq_jax.cli", *what], capture_output=True, text=True)
     assert done.returncode == 0 and "predictions are the same" in done.stdout, done.stderr
 
 
@@ -283,7 +270,7 @@ def test_a_run_rolls_back_and_goes_on_in_another_order(tmp_path):
     record = json.loads((tmp_path / "whole" / "checkpoints" / "float" / "24" / "about" / "metadata").read_text())
     assert record["about"] == {"epoch": 2, "batch": 0, "roll_backs": 1, "per_epoch": 12}
     stops = iter([False] * 20 + [True])  # two steps after the roll-back
-    with pytest.raises(Preempted, match="at step 18;"), pytest.warns(UserWarning, match=told):
+    with pytest.raises(Interrupted, match="at step 18;"), pytest.warns(UserWarning, match=told):
         runs.run(config, tmp_path / "parts", task=poisoned(config, 1, 6), stop=lambda: next(stops))
     runs.run(config, tmp_path / "parts", task=poisoned(config, 1, 6), resume=True)
     for name in ("metrics.jsonl", "float.safetensors"):
