@@ -1,6 +1,6 @@
 """The README's table: one row a task, at 2 bits, from the rows on disk:  python -m experiments.reporting tables
 
-The float network is trained on by the same recipe for as long as the others; figures are of the packed file, last epoch.
+The float network trains on by the same recipe for as long as the others; figures are of the packed file, last epoch.
 """
 
 import json
