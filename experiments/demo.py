@@ -31,7 +31,7 @@ from mecq_jax import transport
 from mecq_jax.params import leaves_by_path
 from mecq_jax.storage import write_atomically
 
-CONFIG = Path(__file__).parent / "configs" / "digits_cnn.py"
+CONFIG = configs.CONFIGS / "digits_cnn.py"
 LAYER = "convs/2/kernel"
 
 

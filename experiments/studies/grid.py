@@ -26,8 +26,6 @@ from experiments.tasks.classification import make_task
 from experiments.training.run import run
 from mecq_jax import export, inference, storage
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -45,7 +43,9 @@ def compute(config: Config) -> dict[str, Any]:
     """records: one for each seed and pair of bits; packed, float: accuracies by seed."""
     records, accuracies, floats = [], [], []
     for seed in range(config.seeds):
-        own = configs.override(configs.load(CONFIGS / f"{config.network}.py"), [*config.overrides, f"--seed={seed}"])
+        own = configs.override(
+            configs.load(configs.CONFIGS / f"{config.network}.py"), [*config.overrides, f"--seed={seed}"]
+        )
         task = make_task(own)
         with tempfile.TemporaryDirectory() as folder:
             result = run(own, Path(folder) / "run", task=task)

@@ -10,12 +10,7 @@ float CNN trained on digits), levels at Lloyd-Max's, for each rho, epsilon (rela
 
     python -m experiments.studies relaxation [--float_run=RUN] [--field=value ...] [--out DIR]    # 4 minutes, 2 cores
 
-Measured (results/studies/relaxation). Exact masses cost nothing at 1 bit and, at epsilon 0.003, 1.18, 1.62, 2.41 times
-Lloyd-Max's error at 2, 3, 4 bits on Gaussian weights; 1.48, 2.44, 3.95 on Laplace, 1.42, 2.84, 5.79 on Student-t, but
-only 1.11 to 1.15, 1.39 to 1.46, 1.80 to 1.95 on the trained kernels, whose tails are lighter. In between rho is a dial
-whose scale is epsilon, not var(w): on Gaussian weights at 3 bits rho = 0.99 costs 1.55, 1.32, 1.03 times (least
-occupancy 0.94, 0.75, 0.40 of uniform) at epsilon 0.3, 0.03, 0.003. A fixed rho < 1 lets go of the masses as epsilon
-falls; at epsilon 0.003 rho = 0.9 is within 0.5 % of Lloyd-Max's error everywhere, and its occupancy is Lloyd-Max's.
+What was found is in docs/results/studies.md.
 """
 
 import dataclasses
@@ -38,7 +33,7 @@ from experiments.runtime.formatting import significant
 from experiments.training import run as runs
 from mecq_jax import quantizers, transport
 
-DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn.py"
+DIGITS = configs.CONFIGS / "digits_cnn.py"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
