@@ -85,7 +85,7 @@ def interpret(
         return known(np.asarray(x.val, aval.dtype))
 
     for eqn in jaxpr.eqns:
-        here = source_info_util.summarize(eqn.source_info) or place  # what JAX's own functions do has no place
+        here = source_info_util.summarize(eqn.source_info) or place  # equations of JAX's functions have no place
         inputs = [read(x) for x in eqn.invars]
         if eqn.primitive.name in CALLS:
             inner = next(eqn.params[field] for field in HELD if field in eqn.params)

@@ -67,7 +67,7 @@ def test_dense_matches_direct_indexing(tmp_path, shape, granularity, k):
 
 
 @pytest.mark.parametrize(("shape", "granularity"), CASES)
-def test_from_groups_agrees_with_grouping(shape, granularity):
+def test_from_groups_agrees_with_granularity(shape, granularity):
     spec = to_spec(granularity)
     g, n = mecq_reader.group_shape(shape, spec)
     groups = np.arange(g * n, dtype=np.float32).reshape(g, n)

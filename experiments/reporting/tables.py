@@ -1,4 +1,4 @@
-"""Copy result tables into the README:  python -m experiments.reporting tables
+"""Write the README's table from rows, and copy result tables into it:  python -m experiments.reporting tables
 
 Each `<!-- begin PATH -->` is followed by the file at that path, up to `<!-- end -->`.
 """
@@ -6,6 +6,7 @@ Each `<!-- begin PATH -->` is followed by the file at that path, up to `<!-- end
 import re
 from collections.abc import Sequence
 
+from experiments.reporting import summary
 from experiments.reporting.rows import RESULTS
 from experiments.runtime import console
 from experiments.runtime.run_folder import atomic_write_text
@@ -22,5 +23,10 @@ def filled(text: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """The command line."""
     console.parser("reporting tables", __doc__).parse_args(arguments)
-    readme = ROOT / "README.md"
-    return console.status(lambda: atomic_write_text(readme, filled(readme.read_text(encoding="utf-8"))))
+
+    def write() -> None:
+        readme = ROOT / "README.md"
+        atomic_write_text(summary.PATH, summary.text())
+        atomic_write_text(readme, filled(readme.read_text(encoding="utf-8")))
+
+    return console.status(write)

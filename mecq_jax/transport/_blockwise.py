@@ -101,7 +101,7 @@ def _each(f: Callable[..., Out]) -> Callable[..., Out]:
 
 
 def sum_weights(x: Float[Array, "... n"]) -> Float[Array, "..."]:
-    """Sums over the last axis, as a product with ones: XLA's own sums along the contiguous axis are not vectorised."""
+    """Sums over the last axis, as a product with ones: XLA's sums along the contiguous axis are not vectorised."""
     return jnp.dot(x, jnp.ones(x.shape[-1], x.dtype), precision=jax.lax.Precision.HIGHEST)
 
 

@@ -35,7 +35,7 @@ class Ott:
 
     def run(self, problem: Problem, g: Float[Array, " k"], verify: bool = True) -> Solution:
         """Solve a problem of balance above 0 from the start `g`; its error is always evaluated."""
-        # Imported here: ott-jax takes seconds to load, warns of its own dependencies, and only this solver needs it.
+        # Imported here: ott-jax takes seconds to load, warns of its dependencies, and only this solver needs it.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             from ott.geometry import pointcloud

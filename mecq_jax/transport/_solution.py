@@ -6,8 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mecq_jax.transport import _semidual as semidual
-from mecq_jax.transport._semidual import Scalar
+from mecq_jax.transport._semidual import Scalar, marginal, marginal_error, relaxed_marginal
 
 TOLERANCE = 1e-5  # marginal error at which a solution counts as converged
 
@@ -32,8 +31,8 @@ class Problem:
 
     def error(self, g: Float[Array, " k"]) -> Scalar:
         """The marginal error k max_j |beta_j - m_j(g)|, by one pass over the weights."""
-        m = semidual.marginal(self.w, self.q, g, self.epsilon)
-        return semidual.marginal_error(m, semidual.relaxed_marginal(g, self.epsilon, self.b, self.balance))
+        m = marginal(self.w, self.q, g, self.epsilon)
+        return marginal_error(m, relaxed_marginal(g, self.epsilon, self.b, self.balance))
 
 
 class Solution(NamedTuple):

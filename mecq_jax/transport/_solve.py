@@ -107,8 +107,8 @@ def check_balance(balance: float) -> float:
 
     Example:
       >>> from mecq_jax.transport import check_balance
-      >>> check_balance(1)
-      1.0
+      >>> check_balance(0.9)
+      0.9
     """
     if not 0 <= balance <= 1:
         raise ValueError(f"balance = {balance}: it must be in [0, 1], from no marginal term to exact masses")
