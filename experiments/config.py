@@ -126,10 +126,7 @@ class Config:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {allowed}")
         for name, least in {**_AT_LEAST, "epoch_size": self.batch}.items():
             if (value := getattr(self, name)) is not None and value < least:
-                kind = str(self.__dataclass_fields__[name].type)
-                raise ValueError(
-                    f"{name} = {value}: it must be at least {least}{', or None' if 'None' in kind else ''}"
-                )
+                raise ValueError(f"{name} = {value}: it must be at least {least}")
         for name in ("warmup", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: it must be a share in [0, 1)")

@@ -163,16 +163,9 @@ def train(config: Config) -> dict[str, list[dict[str, float]]]:
                 result = runs.run(one, root, task=task)
                 source = source or str(root)
                 errors = [r["marginal_error"] for r in runs.read_metrics(root / "metrics.jsonl") if "entropy" in r]
-                out[name].append(
-                    {
-                        "float": result.float_score,
-                        "soft": result.soft_score,
-                        "hard": result.hard_score,
-                        "gap": result.soft_to_hard_gap,
-                        "median_marginal_error": float(np.median(errors)),
-                        "worst_marginal_error": float(np.max(errors)),
-                    }
-                )
+                scores = {"float": result.float_score, "soft": result.soft_score, "hard": result.hard_score}
+                ends = {"median_marginal_error": float(np.median(errors)), "worst_marginal_error": max(errors)}
+                out[name].append({**scores, "gap": result.soft_to_hard_gap, **ends})
     return out
 
 

@@ -119,17 +119,9 @@ def compute(config: Config) -> dict[str, Any]:
                 found = {name: np.asarray(x) for name, x in found.items()}
                 for i, name in enumerate(group):
                     for j, epsilon in enumerate(config.epsilons):
-                        numbers = {key: x[i, j].item() for key, x in found.items()}
-                        records.append(
-                            {
-                                "weights": name,
-                                "n": w.shape[1],
-                                "bits": bits,
-                                "epsilon": epsilon,
-                                "balance": balance,
-                                **numbers,
-                            }
-                        )
+                        setting = {"weights": name, "n": w.shape[1], "bits": bits}
+                        setting |= {"epsilon": epsilon, "balance": balance}
+                        records.append(setting | {key: x[i, j].item() for key, x in found.items()})
     return {"records": records}
 
 
