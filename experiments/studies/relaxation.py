@@ -31,6 +31,7 @@ from experiments.reporting.plots import caption, panels, save
 from experiments.reporting.rows import section
 from experiments.runtime.formatting import significant
 from experiments.training import run as runs
+from experiments.training.run import by_path
 from mecq_jax import quantizers, transport
 
 DIGITS = configs.CONFIGS / "digits_cnn.py"
@@ -72,8 +73,8 @@ def trained_kernels(config: Config) -> dict[str, np.ndarray]:
             epochs = {"float_epochs": config.float_epochs, "soft_epochs": 0, "hard_epochs": 0}
             recipe: dict[str, Any] = {**epochs, "seed": config.seed}
             runs.run(dataclasses.replace(configs.load(DIGITS), **recipe), root)
-        dense = mecq_reader.read_dense(root / "float.safetensors")
-    return {f"trained {name}": dense[f"params/{name}"].ravel().astype(np.float64) for name in config.kernels}
+        dense = by_path(mecq_reader.read_dense(root / "float.safetensors"))
+    return {f"trained {name}": dense[name].ravel().astype(np.float64) for name in config.kernels}
 
 
 def squared_error(w, codes, k: int):
