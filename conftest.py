@@ -1,8 +1,9 @@
-"""The suite's settings: eight CPU devices, strict promotion, signatures checked. Nowhere else are they set."""
+"""Settings of tests and doctests: eight CPU devices, strict promotion, signatures checked. Nowhere else are they set."""
 
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 
 # Thousands of small programs are compiled to run once or twice: LLVM optimises none, and fusions are written by XLA's
@@ -47,7 +48,14 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
-def standard_promotion():
+def standard_promotion() -> Iterator[None]:
     """For tests of training: optax, flax and ott-jax mix types, and the library alone is held to strict promotion."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _examples_with_optax(request: pytest.FixtureRequest) -> None:
+    """The same for the examples in docstrings of training, which cannot name a fixture."""
+    if isinstance(request.node, pytest.DoctestItem) and request.node.name.startswith("mecq_jax.training."):
+        request.getfixturevalue("standard_promotion")
