@@ -15,6 +15,7 @@ from mecq_jax.quantizers import Quantizer
 from mecq_jax.transport import Newton
 
 T = TypeVar("T")
+CONFIGS = Path(__file__).resolve().parent / "configs"
 # 'float' quantizes nothing and trains on under the recipe: what the others are measured against.
 METHODS = (*quantizers.QUANTIZERS, "float")
 # The method and its ablations, which take its fields.
@@ -24,6 +25,19 @@ FREEZING = ("mec", "softmax")
 COMPUTE = ("float32", "bfloat16")
 TASKS = ("classification", "segmentation", "language")
 GROUPS = ("tensor", "channel", "block")
+_ONE_OF: dict[str, tuple[str, ...]] = {
+    "task": TASKS,
+    "method": METHODS,
+    "groups": GROUPS,
+    "optimizer": ("adam", "sgd"),
+    "freeze": ("own", "all"),
+    "compute": COMPUTE,
+    "on_nan": ("stop", "roll_back"),
+}
+_AT_LEAST = {
+    **dict.fromkeys(("batch", "width", "downscale", "newton_steps", "context", "checkpoint_steps"), 1),
+    **dict.fromkeys(("float_epochs", "soft_epochs", "hard_epochs", "roll_backs", "mixup", "workers"), 0),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,35 +121,17 @@ class Config:
     roll_backs: int = 3
 
     def __post_init__(self):
-        for name, allowed in (
-            ("task", TASKS),
-            ("method", METHODS),
-            ("groups", GROUPS),
-            ("optimizer", ("adam", "sgd")),
-            ("freeze", ("own", "all")),
-            ("compute", COMPUTE),
-            ("on_nan", ("stop", "roll_back")),
-        ):
+        for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {allowed}")
-        for name in ("batch", "width", "downscale", "newton_steps", "context"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 1")
-        for name, least in (("checkpoint_steps", 1), ("epoch_size", self.batch)):
+        for name, least in {**_AT_LEAST, "epoch_size": self.batch}.items():
             if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name} = {value}: it must be at least {least}, or None")
-        for name in ("float_epochs", "soft_epochs", "hard_epochs", "roll_backs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 0")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup = {self.warmup}: it must be a share of the steps in [0, 1)")
+                raise ValueError(f"{name} = {value}: it must be at least {least}")
+        for name in ("warmup", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: it must be a share in [0, 1)")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip = {self.clip}: it must be above 0, or None")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing = {self.label_smoothing}: it must be in [0, 1)")
-        for name in ("mixup", "workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: it must be at least 0, which is none")
         for name in ("size", "test_size"):
             if (value := getattr(self, name)) is not None:
                 if min(value) < 1:

@@ -31,7 +31,7 @@ from mecq_jax import transport
 from mecq_jax.params import leaves_by_path
 from mecq_jax.storage import write_atomically
 
-CONFIG = Path(__file__).parent / "configs" / "digits_cnn.py"
+CONFIG = configs.CONFIGS / "digits_cnn.py"
 LAYER = "convs/2/kernel"
 
 
@@ -67,26 +67,25 @@ class Trace:
 
 
 def draw(root: Path, trace: Trace) -> None:
-    """Levels and weights over training, entropy and epsilon over steps, assignment curves, accuracy."""
+    """Levels and weights over training, entropy and temperature over steps, assignment curves, accuracy."""
     records = read_metrics(root / "metrics.jsonl")
     soft = [r for r in records if "entropy" in r]
-    columns = {k: np.array([r[k] for r in soft]) for k in ("step", "entropy", "temperature")}
+    steps, entropy, temperatures = (np.array([r[k] for r in soft]) for k in ("step", "entropy", "temperature"))
     after = trace.weights[-1]
     trace.save(root / "levels.npz")
     plots.levels_over_training(root / "levels.png", **np.load(root / "levels.npz"))
-    marks = {"hard": int(columns["step"][-1])}
-    plots.entropy_and_epsilon(root / "entropy.png", columns["step"], columns["entropy"], columns["temperature"], marks)
+    plots.entropy_and_temperature(root / "entropy.png", steps, entropy, temperatures, {"hard": int(steps[-1])})
     evaluated = [r for r in records if "hard_accuracy" in r and "epoch" in r]
     points = {k: [(r["step"], r[f"{k}_accuracy"]) for r in evaluated if f"{k}_accuracy" in r] for k in ("soft", "hard")}
     series = {k: tuple(np.array(own).T) for k, own in points.items()}
     plots.accuracy(root / "accuracy.png", series)
     grid = np.linspace(after.min(), after.max(), 400, dtype=np.float32)
     levels, curves = trace.levels[-1], []
-    for epsilon in (0.3, 0.05, 0.01):
-        e = epsilon * after.var()
+    for temperature in (0.3, 0.05, 0.01):
+        e = temperature * after.var()
         g = transport.solve(after, levels, e).potentials
         p = np.asarray(transport.probabilities(jnp.asarray(grid), jnp.asarray(levels), g, jnp.float32(e))).T
-        curves.append((f"epsilon = {epsilon} var(w)", grid, p, p @ levels))
+        curves.append((f"temperature = {temperature}", grid, p, p @ levels))
     plots.assignment_curves(root / "assignment.png", curves, f"Assignment of weights to levels, {LAYER}")
 
 

@@ -26,14 +26,12 @@ from experiments import config as configs
 from experiments.arena import protocol
 from experiments.arena.protocol import Arena, Clock
 from experiments.arena.table import table
-from experiments.config import Config
+from experiments.config import CONFIGS, Config
 from experiments.reporting.collect import RESULTS, collect, finished, of_config
 from experiments.reporting.rows import Row, Rows
 from experiments.runtime import console
 from experiments.runtime.interruption import EXIT_STATUS, Interrupted, stop_on_sigterm
 from experiments.training import run as runs
-
-CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -107,12 +107,8 @@ def float_members(arena: Arena, task: Task, folder: Path, clock: Clock, say: Say
         path = folder / f"float-{seed}.safetensors"
         own = make_task(dataclasses.replace(arena.config, seed=seed, downscale=1), task.dataset)
         if not path.is_file():
-            config = dataclasses.replace(
-                arena.config,
-                soft_epochs=arena.config.float_epochs,
-                hard_epochs=0,
-                learning_rate=arena.config.float_learning_rate,
-            )
+            epochs, rate = arena.config.float_epochs, arena.config.float_learning_rate
+            config = dataclasses.replace(arena.config, soft_epochs=epochs, hard_epochs=0, learning_rate=rate)
             team = Team(task, config, [Member(seed, own.params, own.model_state)], quantized=False)
             clock.train(team, folder / "checkpoints" / f"float-{seed}")
             state = team.member(team.state, 0)
@@ -145,13 +141,8 @@ def repeat(team: Team, clock: Clock, store: Path) -> Row:
     ends = {"soft_end": history[frozen]["soft"], "soft_end_hard": history[frozen]["hard"]} if frozen else {}
     state = team.settled()
     shipped = [_shipped_accuracy(team, team.member(state, i)) for i in range(len(team.members))]
-    return {
-        "untrained": hard[0].tolist(),
-        "last": shipped,
-        "best": hard[1:].max(axis=0).tolist(),
-        **ends,
-        "epochs": hard[1:].tolist(),
-    }
+    best = hard[1:].max(axis=0).tolist()
+    return {"untrained": hard[0].tolist(), "last": shipped, "best": best, **ends, "epochs": hard[1:].tolist()}
 
 
 def _shipped_accuracy(team: Team, state: Any) -> float:
@@ -243,10 +234,7 @@ def refuse_another(arena: Arena, path: Path) -> None:
     shared = {name: value for name, value in to_json(arena).items() if name not in ("levels", "methods")}
     shared["config"]["data_dir"] = None
     if differ := differences(path, shared, {"config": to_json(Config())}):
-        raise ValueError(
-            f"{path} describes another arena than this one:\n"
-            + "\n".join(differ)
-            + "\nGive another folder, or delete its rows."
-        )
+        lines = [f"{path} describes another arena than this one:", *differ, "Give another folder, or delete its rows."]
+        raise ValueError("\n".join(lines))
     if not path.is_file():
         atomic_write_text(path, json.dumps(shared, indent=1) + "\n")

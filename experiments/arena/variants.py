@@ -68,7 +68,7 @@ def with_coding_length(weight: float) -> Callable[[Task, Sequence[Member]], tupl
 class Standardised(MEC):
     """Transport of s (w - mean(w)) / std(w), with s the standard deviation that the group started with."""
 
-    def init(self, w: Array, temperature: float | Array = 0.3) -> tuple[Any, Any]:
+    def init(self, w: Array, temperature: float = 0.3) -> tuple[Any, Any]:
         groups = to_groups(w, self.granularity).astype(jnp.float32)
         spread = groups.std(axis=1)
         centred = from_groups(self._standard(groups, spread), w.shape, self.granularity)

@@ -12,14 +12,13 @@ import io
 import os
 import time
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
 from PIL import Image
 
 from experiments.benchmarks import measure
-from experiments.config import Config, load
+from experiments.config import CONFIGS, Config, load
 from experiments.data.decode import Size
 from experiments.data.stream import THREADS, Example, Stream
 from experiments.reporting.measured import Pieces
@@ -28,7 +27,7 @@ from experiments.tasks import streamed_classification as imagenet
 from experiments.training.recipe import quantized_trainer
 from mecq_jax.params import quantize_tree
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "imagenet_resnet18.py"
+CONFIG = CONFIGS / "imagenet_resnet18.py"
 NAME = "imagenet_resnet18_w2"  # of the run at 2 bits, in the rows
 SIZE = (375, 500)
 

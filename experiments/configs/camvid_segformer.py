@@ -2,7 +2,7 @@
 
 python -m experiments.train --config experiments/configs/camvid_segformer.py:method=float --data_dir=PATH
 python -m experiments.train --config experiments/configs/camvid_segformer.py:bits=2 --data_dir=PATH       (or 3, or 4)
-PATH: a folder of images and masks as experiments/segmentation/masks.py says.
+PATH: a folder of images and masks as experiments/data/masks.py says.
 
 The first and last layer stay float. For an accelerator; hours not known. Expected test mIoU: not yet run.
 CamVid (Brostow et al., 2009, University of Cambridge) is for research; its images are not part of this project.

@@ -2,7 +2,7 @@
 
 python -m experiments.train --config experiments/configs/camvid_unet.py:method=float --data_dir=PATH
 python -m experiments.train --config experiments/configs/camvid_unet.py:bits=2 --data_dir=PATH       (or 3, or 4)
-PATH: a folder of images and masks as experiments/segmentation/masks.py says.
+PATH: a folder of images and masks as experiments/data/masks.py says.
 
 The first and last layer stay float. Minutes on one or two CPU cores: float about 15, few bits about 7.
 Expected test mean IoU (3 seeds):

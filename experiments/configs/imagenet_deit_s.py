@@ -4,7 +4,7 @@ python -m experiments.train --config experiments/configs/imagenet_deit_s.py:meth
 python -m experiments.train --config experiments/configs/imagenet_deit_s.py:bits=2       (or 3, or 4)
 
 The first and last layer stay float. Hours on one H100, estimated, not measured: float about 36, from 3,000
-images/s; few bits about 19, from a fifth fewer. The input must keep up (experiments.benchmarks.input: about 290
+images/s; few bits about 19, from a fifth fewer. The input must keep up (`benchmarks input`: about 290
 images/s a core, measured).
 Expected in float: below the 79.8 % top-1 of arXiv 2012.12877, table 5: stochastic depth, CutMix, RandAugment, random
 erasing and repeated augmentation are left out here.

@@ -4,7 +4,7 @@ python -m experiments.train --config experiments/configs/imagenet_mobilenetv2.py
 python -m experiments.train --config experiments/configs/imagenet_mobilenetv2.py:bits=2       (or 3, or 4)
 
 The first and last layer stay float. Hours on one H100, estimated, not measured: float about 13, from 4,000
-images/s; few bits about 10, from a fifth fewer. The input must keep up (experiments.benchmarks.input: about 290
+images/s; few bits about 10, from a fifth fewer. The input must keep up (`benchmarks input`: about 290
 images/s a core, measured).
 Expected in float: 72.0 % top-1 (arXiv 1801.04381, table 4; this recipe is not theirs).
 Expected at few bits: none published that we know.

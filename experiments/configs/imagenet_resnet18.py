@@ -4,7 +4,7 @@ python -m experiments.train --config experiments/configs/imagenet_resnet18.py:me
 python -m experiments.train --config experiments/configs/imagenet_resnet18.py:bits=2       (or 3, or 4)
 
 The first and last layer stay float. Hours on one H100, estimated, not measured: float about 5, from 6,000
-images/s; few bits about 6, from a fifth fewer. The input must keep up (experiments.benchmarks.input: about 290
+images/s; few bits about 6, from a fifth fewer. The input must keep up (`benchmarks input`: about 290
 images/s a core, measured).
 Expected in float: 69.76 % top-1, of torchvision's weights IMAGENET1K_V1 (this recipe is not quite theirs).
 Expected at few bits: none published for weights alone that we know. LSQ with weights and activations at 2, 3 and 4

@@ -42,8 +42,7 @@ from experiments.training.run import run
 from mecq_jax import export, inference, storage
 from mecq_jax.storage import QuantizedTensor, write_atomically
 
-HERE = Path(__file__).resolve().parent
-CONFIG, PAGE = HERE.parent / "configs" / "digits_cnn.py", HERE / "page.html"
+CONFIG, PAGE = configs.CONFIGS / "digits_cnn.py", Path(__file__).with_name("page.html")
 ROOT = Path("runs/web")
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")  # of its dist/: the one with the CPU alone

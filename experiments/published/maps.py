@@ -9,34 +9,34 @@ from experiments.published.name_map import Rename
 def norm_rules(ours: str, theirs: str) -> tuple[Rename, ...]:
     """A batch norm of ours from PyTorch's: scale, bias, and running mean and variance."""
     return (
-        Rename(f"params/{ours}/scale", f"{theirs}.weight"),
-        Rename(f"params/{ours}/bias", f"{theirs}.bias"),
-        Rename(f"state/{ours}/(mean|var)", rf"{theirs}.running_\g<{ours.count('(') + 1}>"),
+        Rename(f"{ours}/scale", f"{theirs}.weight"),
+        Rename(f"{ours}/bias", f"{theirs}.bias"),
+        Rename(f"{ours}/(mean|var)", rf"{theirs}.running_\g<{ours.count('(') + 1}>"),
     )
 
 
 _BLOCK = r"layer(\d)/(\d+)"
 TORCH_RESNET = (
-    Rename("params/conv1/kernel", "conv1.weight", "conv"),
+    Rename("conv1/kernel", "conv1.weight", "conv"),
     *norm_rules("bn1", "bn1"),
-    Rename(rf"params/{_BLOCK}/conv(\d)/kernel", r"layer\1.\2.conv\3.weight", "conv"),
+    Rename(rf"{_BLOCK}/conv(\d)/kernel", r"layer\1.\2.conv\3.weight", "conv"),
     *norm_rules(rf"{_BLOCK}/bn(\d)", r"layer\1.\2.bn\3"),
-    Rename(rf"params/{_BLOCK}/shortcut/kernel", r"layer\1.\2.shortcut.0.weight", "conv"),
+    Rename(rf"{_BLOCK}/shortcut/kernel", r"layer\1.\2.shortcut.0.weight", "conv"),
     *norm_rules(rf"{_BLOCK}/shortcut_bn", r"layer\1.\2.shortcut.1"),
-    Rename("params/linear/kernel", "linear.weight", "linear"),
-    Rename("params/linear/bias", "linear.bias"),
+    Rename("linear/kernel", "linear.weight", "linear"),
+    Rename("linear/bias", "linear.bias"),
 )
 TORCH_IGNORE = (r".*num_batches_tracked",)
 
 
 def _torch_conv(ours: str, norm: str, conv_theirs: str, norm_theirs: str) -> Iterator[Rename]:
-    yield Rename(f"params/{ours}/kernel", f"{conv_theirs}.weight", "conv")
+    yield Rename(f"{ours}/kernel", f"{conv_theirs}.weight", "conv")
     yield from norm_rules(norm, norm_theirs)
 
 
 def _torch_dense(ours: str, theirs: str) -> Iterator[Rename]:
-    yield Rename(f"params/{ours}/kernel", f"{theirs}.weight", "linear")
-    yield Rename(f"params/{ours}/bias", f"{theirs}.bias")
+    yield Rename(f"{ours}/kernel", f"{theirs}.weight", "linear")
+    yield Rename(f"{ours}/bias", f"{theirs}.bias")
 
 
 def torchvision_resnet(blocks: Sequence[int], convolutions: int) -> Iterator[Rename]:
@@ -68,15 +68,15 @@ def torchvision_mobilenet_v2() -> Iterator[Rename]:
 
 
 def _keras_layer(ours: str, theirs: str, layout: str = "same") -> Iterator[Rename]:
-    yield Rename(f"params/{ours}/kernel", f"{theirs}/kernel", layout)
-    yield Rename(f"params/{ours}/bias", f"{theirs}/bias")
+    yield Rename(f"{ours}/kernel", f"{theirs}/kernel", layout)
+    yield Rename(f"{ours}/bias", f"{theirs}/bias")
 
 
 def _keras_norm(ours: str, theirs: str) -> Iterator[Rename]:
-    yield Rename(f"params/{ours}/scale", f"{theirs}/gamma")
-    yield Rename(f"params/{ours}/bias", f"{theirs}/beta")
-    yield Rename(f"state/{ours}/mean", f"{theirs}/moving_mean")
-    yield Rename(f"state/{ours}/var", f"{theirs}/moving_variance")
+    yield Rename(f"{ours}/scale", f"{theirs}/gamma")
+    yield Rename(f"{ours}/bias", f"{theirs}/beta")
+    yield Rename(f"{ours}/mean", f"{theirs}/moving_mean")
+    yield Rename(f"{ours}/var", f"{theirs}/moving_variance")
 
 
 def keras_resnet8() -> Iterator[Rename]:
@@ -115,28 +115,28 @@ def keras_resnet50() -> Iterator[Rename]:
 
 
 def _torch_layer_norm(ours: str, theirs: str) -> Iterator[Rename]:
-    yield Rename(f"params/{ours}/scale", f"{theirs}.weight")
-    yield Rename(f"params/{ours}/bias", f"{theirs}.bias")
+    yield Rename(f"{ours}/scale", f"{theirs}.weight")
+    yield Rename(f"{ours}/bias", f"{theirs}.bias")
 
 
 def dinov2() -> Iterator[Rename]:
     """`foreign_transformers.DinoV2` from facebookresearch/dinov2's."""
-    yield Rename("params/first/kernel", "patch_embed.proj.weight", "conv")
-    yield Rename("params/first/bias", "patch_embed.proj.bias")
+    yield Rename("first/kernel", "patch_embed.proj.weight", "conv")
+    yield Rename("first/bias", "patch_embed.proj.bias")
     for ours, theirs in (("token", "cls_token"), ("registers", "register_tokens"), ("positions", "pos_embed")):
-        yield Rename(f"params/{ours}", theirs)
+        yield Rename(ours, theirs)
     for ours, theirs in (("qkv", "attn.qkv"), ("out", "attn.proj"), ("up", "mlp.fc1"), ("down", "mlp.fc2")):
         yield from _torch_dense(rf"blocks/(\d+)/{ours}", rf"blocks.\1.{theirs}")
     for number in (1, 2):
         yield from _torch_layer_norm(rf"blocks/(\d+)/norm{number}", rf"blocks.\1.norm{number}")
-        yield Rename(rf"params/blocks/(\d+)/scale{number}", rf"blocks.\1.ls{number}.gamma")
+        yield Rename(rf"blocks/(\d+)/scale{number}", rf"blocks.\1.ls{number}.gamma")
     yield from _torch_layer_norm("norm", "norm")
 
 
 def sentence_bert() -> Iterator[Rename]:
     """`foreign_transformers.SentenceBert` from transformers' BertModel."""
     for ours, theirs in (("words", "word"), ("positions", "position"), ("kinds", "token_type")):
-        yield Rename(f"params/{ours}/embedding", f"embeddings.{theirs}_embeddings.weight")
+        yield Rename(f"{ours}/embedding", f"embeddings.{theirs}_embeddings.weight")
     yield from _torch_layer_norm("norm", "embeddings.LayerNorm")
     layer = r"encoder.layer.\1"
     dense = {

@@ -1,6 +1,6 @@
 """Tensors of a foreign checkpoint under our names: a list of rules, checked to be one to one. NumPy alone.
 
-load_by_map("theirs.safetensors", [Rename(r"params/(.*)/kernel", r"\\1.weight", "conv")], like)
+load_by_map("theirs.safetensors", [Rename(r"(.*)/kernel", r"\\1.weight", "conv")], like)
 """
 
 import dataclasses

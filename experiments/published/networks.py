@@ -24,7 +24,7 @@ from mecq_jax import storage
 C = TypeVar("C", bound=Classifier)
 T = TypeVar("T", bound=Task)
 Statistics = tuple[Sequence[float], Sequence[float]]
-_PIXELS = "state/pixels/"
+_PIXELS = "pixels/"
 # Of keras-applications' 'caffe' mode: 255 x - these, in the order of our channels.
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
 

@@ -38,17 +38,8 @@ class Network:
     def __init__(self, shape: Shape, leaves: dict[str, np.ndarray]):
         self.shape = shape
         self.graphdef: Any
-        model = nnx.eval_shape(
-            lambda: Llama(
-                shape.vocabulary,
-                shape.width,
-                nnx.Rngs(0),
-                depth=shape.depth,
-                heads=shape.heads,
-                hidden=shape.hidden,
-                tied=True,
-            )
-        )
+        sizes: dict[str, Any] = {"depth": shape.depth, "heads": shape.heads, "hidden": shape.hidden}
+        model = nnx.eval_shape(lambda: Llama(shape.vocabulary, shape.width, nnx.Rngs(0), **sizes, tied=True))
         self.graphdef, empty, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
         assert not nnx.to_pure_dict(rest)
         arrays = {path: jnp.asarray(leaves[path]) for path in leaves_by_path(nnx.to_pure_dict(empty))}

@@ -117,15 +117,8 @@ class Study:
             if self.net.tables:
                 found = found | round_to_nearest(params, [Rule(self.net.tables, TABLE)], "least_squares")
             hard = found.hard(params)
-            return (
-                hard,
-                model_state,
-                {
-                    "bytes": file_bytes(found.to_tensors(params), model_state),
-                    "error": self._error(found, hard),
-                    "making_seconds": time.perf_counter() - start,
-                },
-            )
+            facts = {"bytes": file_bytes(found.to_tensors(params), model_state), "error": self._error(found, hard)}
+            return hard, model_state, {**facts, "making_seconds": time.perf_counter() - start}
 
         self._pair(about, made)
 

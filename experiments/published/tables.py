@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from experiments.reporting.rows import Row, markdown, section
+from experiments.reporting.rows import Row, of_lines
 from experiments.runtime.formatting import mean_std, significant
 
 WEIGHTS = ("nearest, absmax", "nearest, least squares", "transport, equal mass", "transport, Lloyd-Max masses")
@@ -16,32 +16,19 @@ _MASSES = {"lloyd_max": "Lloyd-Max masses", None: "equal mass", "learned": "trai
 
 def detail(rows: Sequence[Row], title: str) -> str:
     """A line for each set of weights, with the accuracies by both kinds of statistics (mean +- std over seeds)."""
-    columns = (
-        "bits",
-        "weights",
-        "levels per",
-        "seeds",
-        "accuracy, %",
-        "statistics re-estimated, %",
-        "squared error",
-        "bytes",
-    )
     lines = []
     for those in sorted(_kinds(rows), key=lambda those: -those[0]["key"]["bits"]):
         key = those[0]["key"]
-        accuracies = {of: [r["accuracy"] for r in those if r["key"]["statistics"] == of] for of in STATISTICS}
-        lines.append(
-            (
-                str(key["bits"]),
-                key["weights"] + _steps(key),
-                key.get("groups", ""),
-                str(len(accuracies["own"])),
-                *map(_percent, accuracies.values()),
-                significant(those[0].get("error"), 3),
-                f"{those[0]['bytes']:,}",
-            )
-        )
-    return section(title, columns, lines)
+        own, estimated = ([r["accuracy"] for r in those if r["key"]["statistics"] == of] for of in STATISTICS)
+        line = {"bits": str(key["bits"]), "weights": key["weights"] + _steps(key), "levels per": key.get("groups", "")}
+        line |= {
+            "seeds": str(len(own)),
+            "accuracy, %": _percent(own),
+            "statistics re-estimated, %": _percent(estimated),
+        }
+        line |= {"squared error": significant(those[0].get("error"), 3), "bytes": f"{those[0]['bytes']:,}"}
+        lines.append(line)
+    return f"### {title}\n\n" + of_lines(lines, "---:")
 
 
 def summary(networks: Mapping[str, Sequence[Row]]) -> str:
@@ -51,47 +38,25 @@ def summary(networks: Mapping[str, Sequence[Row]]) -> str:
     Of fine-tunes that differ in their recipe, the one that was run with most seeds stands here, the later of equals.
     The float network is trained on by MEC's.
     """
-    columns = (
-        "network",
-        "examples",
-        "float, %",
-        "re-estimated, %",
-        "trained on, %",
-        "bits",
-        "levels per",
-        *(f"{w}, %" for w in _QUANTIZED),
-        "bytes",
-    )
-    lines = [line for name, rows in sorted(networks.items()) for line in _lines(name, rows)]
-    used = [i for i in range(len(columns)) if any(line[i] for line in lines)]
-    return markdown([columns[i] for i in used], [[line[i] for i in used] for line in lines], "---:")
+    return of_lines([line for name, rows in sorted(networks.items()) for line in _lines(name, rows)], "---:")
 
 
-def _lines(name: str, rows: Sequence[Row]) -> Iterator[list[str]]:
+def _lines(name: str, rows: Sequence[Row]) -> Iterator[dict[str, str]]:
     whole = {row["key"]["statistics"]: [row["accuracy"]] for row in rows if row["key"]["weights"] == "float"}
-    floats = [_percent(whole.get(of, [])) for of in STATISTICS]
+    own, estimated = (_percent(whole.get(of, [])) for of in STATISTICS)
+    floats = {"float, %": own, "re-estimated, %": estimated}
     trained_on = [row for row in rows if row["key"]["weights"] == TUNED["float"]]
     rows = [row for row in rows if "groups" in row["key"]]
     places = {(row["key"]["groups"], row["key"]["bits"]) for row in rows}
     for groups, bits in sorted(places, key=lambda place: (place[0], -place[1])):
-        own = [row for row in rows if (row["key"]["groups"], row["key"]["bits"]) == (groups, bits)]
-        found = {weights: _most_seeds(own, weights) for weights in _QUANTIZED}
-        as_long = [
-            row
-            for row in trained_on
-            for tuned in found[TUNED["mec"]][:1]
-            if row["key"]["recipe"].items() <= tuned["key"]["recipe"].items()
-        ]
-        yield [
-            name,
-            f"{own[0]['key']['test_images']:,}",
-            *floats,
-            _accuracy(as_long),
-            str(bits),
-            groups,
-            *map(_accuracy, found.values()),
-            f"{own[0]['bytes']:,}",
-        ]
+        here = [row for row in rows if (row["key"]["groups"], row["key"]["bits"]) == (groups, bits)]
+        found = {weights: _most_seeds(here, weights) for weights in _QUANTIZED}
+        recipes = [tuned["key"]["recipe"].items() for tuned in found[TUNED["mec"]][:1]]
+        as_long = [row for row in trained_on if any(row["key"]["recipe"].items() <= recipe for recipe in recipes)]
+        line = {"network": name, "examples": f"{here[0]['key']['test_images']:,}", **floats}
+        line |= {"trained on, %": _accuracy(as_long), "bits": str(bits), "levels per": groups}
+        line |= {f"{weights}, %": _accuracy(those) for weights, those in found.items()}
+        yield {**line, "bytes": f"{here[0]['bytes']:,}"}
 
 
 def _most_seeds(rows: Iterable[Row], weights: str) -> list[Row]:

@@ -18,14 +18,13 @@ import numpy as np
 import mecq_reader
 from experiments.config import Config
 from experiments.reporting.migrate import NAMES
-from experiments.reporting.rows import RESULTS, Row, Rows, markdown
+from experiments.reporting.rows import RESULTS, Row, Rows, of_lines
 from experiments.runtime import console
 from experiments.runtime.formatting import mean_std
 from experiments.runtime.run_folder import atomic_write_text, read_metrics, to_json
 from experiments.tasks.base import MEASURES
 from experiments.tasks.segmentation import pixel_accuracy
 
-COLUMNS = ("network", "seeds", "{measure}", "bytes", "times smaller", "soft to hard")
 _FINAL = "final_hard_"
 # Where and how safely a run was made, not what it is.
 _AROUND = ("data_dir", "float_run", "workers", "checkpoint_steps", "checkpoint_seconds", "on_nan", "roll_backs")
@@ -58,6 +57,7 @@ def row_of(folder: Path) -> Row:
         beside, named = folder.parent / Path(config["float_run"]).name, Path(config["float_run"])
         start = beside if beside.is_dir() else named
     config["data_dir"] = None  # of this machine
+    gaps = [r["soft_to_hard_gap"] for r in read_metrics(folder / "metrics.jsonl") if "soft_to_hard_gap" in r]
     return {
         "run": folder.name,
         "measure": measure,
@@ -65,14 +65,7 @@ def row_of(folder: Path) -> Row:
         "k": config["k"],
         "seed": config["seed"],
         **{name: finals[-1][f"final_{name}_{measure}"] for name in ("float", "soft", "hard")},
-        "soft_to_hard_gap": next(
-            (
-                r["soft_to_hard_gap"]
-                for r in reversed(read_metrics(folder / "metrics.jsonl"))
-                if "soft_to_hard_gap" in r
-            ),
-            None,
-        ),
+        "soft_to_hard_gap": gaps[-1] if gaps else None,
         "bytes": (folder / "model.safetensors").stat().st_size,
         "float_bytes": (start / "float.safetensors").stat().st_size,
         "details": _details(folder, measure),
@@ -128,38 +121,21 @@ def table(rows: Sequence[Row]) -> str:
                 f"{other['run']} and {row['run']} start from two networks: {name} came to {other['float']}"
                 f" and to {row['float']}; collect them by another name, or bring the first {name} back"
             )
-    lines = [
-        [
-            "float, as all start from",
-            str(len(starts)),
-            kind.spread([r["float"] for r in starts.values()]),
-            f"{rows[0]['float_bytes']:,}",
-            "",
-            "",
-        ]
-    ]
+    title = kind.title + (", %" if "%" in kind.sign else "")
+    floats = [r["float"] for r in starts.values()]
+    lines = [{"network": "float, as all start from", "seeds": str(len(starts)), title: kind.spread(floats)}]
+    lines[0]["bytes"] = f"{rows[0]['float_bytes']:,}"
     for group in order:
-        scores = kind.spread([r["hard"] for r in group])
+        first = group[0]
         gaps = [r["soft_to_hard_gap"] for r in group if r["method"] != "float" and r["soft_to_hard_gap"] is not None]
-        smaller = f"{group[0]['float_bytes'] / group[0]['bytes']:.1f}"
-        lines.append(
-            [
-                _name(group[0]),
-                str(len(group)),
-                scores,
-                f"{group[0]['bytes']:,}",
-                smaller,
-                kind.spread(gaps) if gaps else "",
-            ]
-        )
-    named = kind.title + (", %" if "%" in kind.sign else "")
-    columns = [c.format(measure=named) for c in COLUMNS]
-    for name in rows[0]["details"]:
-        columns.append(f"{name.replace('_', ' ')}, %")
-        lines[0].append("")
-        for line, group in zip(lines[1:], order, strict=True):
-            line.append(mean_std([row["details"][name] for row in group], factor=100))
-    return markdown(columns, lines)
+        line = {"network": _name(first), "seeds": str(len(group)), title: kind.spread([r["hard"] for r in group])}
+        line |= {"bytes": f"{first['bytes']:,}", "times smaller": f"{first['float_bytes'] / first['bytes']:.1f}"}
+        line["soft to hard"] = kind.spread(gaps) if gaps else ""
+        for name in first["details"]:
+            further = [row["details"][name] for row in group]
+            line[f"{name.replace('_', ' ')}, %"] = mean_std(further, factor=100)
+        lines.append(line)
+    return of_lines(lines)
 
 
 def trains(row: Row) -> bool:

@@ -94,5 +94,5 @@ def main(arguments: Sequence[str]) -> int:
     plots.size_against_score(options.out / "sizes.png", panels)
     runs = [options.runs / name for name in SEGMENTATION]
     if all((run / "model.safetensors").is_file() for run in runs):
-        return pictures.main([*(f"--folder={run}" for run in runs), "-o", str(options.out / "segmentation.png")])
+        pictures.draw(runs, 3, options.out / "segmentation.png")
     return 0

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -58,46 +58,34 @@ def levels_over_training(
     save(figure, path)
 
 
-def entropy_and_epsilon(
-    path: str | os.PathLike,
-    steps: np.ndarray,
-    entropy: np.ndarray,
-    epsilon: np.ndarray,
-    marks: Mapping[str, int],
-    unit: str = "nats",
+def entropy_and_temperature(
+    path: str | os.PathLike, steps: np.ndarray, entropy: np.ndarray, temperature: np.ndarray, marks: Mapping[str, int]
 ) -> None:
-    """The assignments' entropy (left axis) and epsilon (right axis, logarithmic) over training.
+    """The assignments' entropy (left axis) and the temperature (right axis, logarithmic) over training.
 
     path: PNG file to write.
-    steps, entropy, epsilon: [T] each; an epsilon of 0 is not drawn.
+    steps, entropy, temperature: [T] each; entropy in nats; a temperature of 0 is not drawn.
     marks: name of a phase -> the train step at which it begins, drawn as vertical lines.
-    unit: of the entropy.
     """
-    figure, (axis,) = panels(1, 1, "Entropy of the assignments and epsilon", width=8, height=4.6)
-    epsilon = np.asarray(epsilon, float)
+    figure, (axis,) = panels(1, 1, "Entropy of the assignments and temperature", width=8, height=4.6)
+    temperature = np.asarray(temperature, float)
     lines = axis.plot(steps, entropy, color=BLUE, label="entropy")
-    caption(axis, "", "train step", f"mean entropy per weight ({unit})")
+    caption(axis, "", "train step", "mean entropy per weight (nats)")
     axis.yaxis.label.set_color(BLUE)
     twin = axis.twinx()
-    positive = np.where(epsilon > 0, epsilon, np.nan)
-    lines += twin.plot(steps, positive, color=RED, linestyle="--", label="epsilon")
-    if np.any(epsilon > 0):
+    positive = np.where(temperature > 0, temperature, np.nan)
+    lines += twin.plot(steps, positive, color=RED, linestyle="--", label="temperature")
+    if np.any(temperature > 0):
         twin.set_yscale("log")
-    twin.set_ylabel("epsilon (cost units, log scale)", color=RED)
+    twin.set_ylabel("temperature, epsilon / var(w) (log scale)", color=RED)
     for name, step in marks.items():
         axis.axvline(step, color="0.4", linestyle=":", linewidth=1.2)
-        axis.annotate(
-            name,
-            (step, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, -4),
-            fontsize=8,
-            textcoords="offset points",
-            rotation=90,
-            va="top",
-            ha="left",
-            color="0.3",
-        )
+        place: dict[str, Any] = {
+            "xycoords": ("data", "axes fraction"),
+            "textcoords": "offset points",
+            "xytext": (3, -4),
+        }
+        axis.annotate(name, (step, 1.0), **place, fontsize=8, rotation=90, va="top", ha="left", color="0.3")
     axis.legend(handles=lines, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
     save(figure, path)
 
@@ -140,16 +128,9 @@ def accuracy(
     """
     figure, (axis,) = panels(1, 1, title, width=7.5, height=4.6)
     for index, (name, (x, y)) in enumerate(series.items()):
-        style = ("-", "--", ":", "-.")[index // len(CYCLE) % 4]
-        axis.plot(
-            x,
-            100 * np.asarray(y, float),
-            color=CYCLE[index % len(CYCLE)],
-            linestyle=style,
-            marker="o" if len(x) < 30 else None,
-            markersize=3.5,
-            label=name,
-        )
+        marker = "o" if len(x) < 30 else None
+        look: dict[str, Any] = {"color": CYCLE[index % len(CYCLE)], "marker": marker, "markersize": 3.5}
+        axis.plot(x, 100 * np.asarray(y, float), **look, label=name)
     caption(axis, "", "train step", "test accuracy (%)")
     if series:
         axis.legend(frameon=False)
@@ -183,17 +164,10 @@ def size_against_score(path: str | os.PathLike, tasks: Sequence[Panel]) -> None:
     for axis, task in zip(axes, tasks, strict=False):
         for name, scores in task.scores.items():
             i = methods.index(name)
-            line, marker = (("-", "o"), ("--", "s"), (":", "^"))[i // len(CYCLE) % 3]
-            (drawn[name],) = axis.plot(
-                *zip(*sorted(scores.items()), strict=True),
-                color=CYCLE[i % len(CYCLE)],
-                linestyle=line,
-                marker=marker,
-                markersize=4,
-                label=name,
-                linewidth=1.2 if i else 2.6,
-                zorder=2 if i else 3,
-            )
+            style, marker = (("-", "o"), ("--", "s"), (":", "^"))[i // len(CYCLE) % 3]
+            look: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "linestyle": style, "marker": marker}
+            look |= {"markersize": 4, "linewidth": 1.2 if i else 2.6, "zorder": 2 if i else 3}
+            (drawn[name],) = axis.plot(*zip(*sorted(scores.items()), strict=True), **look, label=name)
         drawn["float"] = axis.axhline(task.floating, color="0.4", linestyle=(0, (6, 3)), linewidth=1.2)
         ticks = sorted(task.sizes)
         axis.set_xticks(ticks, [f"{x:.3g} bit\n{task.sizes[x] / 1000:,.4g} kB" for x in ticks])

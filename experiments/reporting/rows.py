@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]], rule: str =
 def table(columns: Columns, rows: Iterable[Row]) -> str:
     """A Markdown table of rows."""
     return markdown(list(columns), ([shown(row) for shown in columns.values()] for row in rows))
+
+
+def of_lines(lines: Sequence[Mapping[str, str]], rule: str = "---") -> str:
+    """A Markdown table of lines {column: text}; a column that all of them leave empty is left out."""
+    columns = [name for name in dict.fromkeys(chain(*lines)) if any(line.get(name) for line in lines)]
+    return markdown(columns, ([line.get(name, "") for name in columns] for line in lines), rule)
 
 
 def section(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -14,13 +14,7 @@ solution; time of the compiled value and gradient; XLA's temporaries for larger 
 
     python -m experiments.studies gradients [--field=value ...] [--out DIR]       # 4 minutes on 2 CPU cores
 
-Measured (results/studies/gradients), n = 256 and 1024, epsilon from 1 to 0.003 var(w): ours is wrong by at most 0.02 %
-in w and in q, everywhere. ott-jax with SVD agrees to 0.02 % in w and 0.06 % in q down to epsilon 0.01, and to 0.6 and
-7 % at 0.003; with its default linear solver it raises in 11 of 12 cases. A thousand unrolled iterations serve down to
-0.03; at 0.01 they are wrong by up to 1.7 % in w and 14 % in q, at 0.003 by 42 and 158 %. Stopping the gradient at the
-potentials costs 5 to 129 % in w and 41 to 2257 % in q; one step, from epsilon 0.1 down, hardly less. At n = 8192 ours
-takes 2.2 ms, ott-jax 26 ms and a thousand unrolled iterations 92 ms, with 1.5, 1.3 and 0.8 MB of temporaries (every
-iteration recomputes its p in the backward pass); at n = 65536, 18, 206 and 792 ms with 1.2, 10.7 and 5.8 MB.
+What was found is in docs/results/studies.md.
 """
 
 import dataclasses

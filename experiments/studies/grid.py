@@ -26,8 +26,6 @@ from experiments.tasks.classification import make_task
 from experiments.training.run import run
 from mecq_jax import export, inference, storage
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -45,7 +43,8 @@ def compute(config: Config) -> dict[str, Any]:
     """records: one for each seed and pair of bits; packed, float: accuracies by seed."""
     records, accuracies, floats = [], [], []
     for seed in range(config.seeds):
-        own = configs.override(configs.load(CONFIGS / f"{config.network}.py"), [*config.overrides, f"--seed={seed}"])
+        base = configs.load(configs.CONFIGS / f"{config.network}.py")
+        own = configs.override(base, [*config.overrides, f"--seed={seed}"])
         task = make_task(own)
         with tempfile.TemporaryDirectory() as folder:
             result = run(own, Path(folder) / "run", task=task)
@@ -60,22 +59,10 @@ def compute(config: Config) -> dict[str, Any]:
         floats.append(result.float_score)
         for level_bits in config.level_bits:
             for activation_bits in config.activation_bits:
-                grid = export.integer_grid(
-                    forward,
-                    tensors,
-                    task.dataset.train_images[: config.ranges],
-                    level_bits=level_bits,
-                    activation_bits=activation_bits,
-                )
-                records.append(
-                    {
-                        "seed": seed,
-                        "level_bits": level_bits,
-                        "activation_bits": activation_bits,
-                        "accuracy": accuracy(grid.forward, grid.tensors),
-                        "largest": grid.largest,
-                    }
-                )
+                bits = {"level_bits": level_bits, "activation_bits": activation_bits}
+                grid = export.integer_grid(forward, tensors, task.dataset.train_images[: config.ranges], **bits)
+                found = {"accuracy": accuracy(grid.forward, grid.tensors), "largest": grid.largest}
+                records.append({"seed": seed, **bits, **found})
     return {"records": records, "packed": accuracies, "float": floats}
 
 

@@ -15,14 +15,7 @@ Then digits are trained at 2 bits (mirror gradient, warm from step to step, shor
 
     python -m experiments.studies iterations [--field=value ...] [--out DIR]       # 4 minutes on 2 CPU cores
 
-Measured (results/studies/iterations; errors under 1e-5 are within the reference's own). Two passes of Newton are
-enough for training: over all k and epsilon dL/dw is wrong by at most 1.5 % after one cold pass (k = 16, epsilon 1) and
-0.03 % after two; warm, by 0.5 % after one and 0.02 % after two. At k = 4 and epsilon 0.1, 0.01, 0.003 ten iterations of
-Sinkhorn from zero leave dL/dw wrong by 22, 132, 112 %, a thousand by 0.0004, 0.2, 68 %; ten from the cold start leave
-1.1, 7.8, 16 %, warm 0.01, 0.3, 2.4 %: with few iterations it is the start that does the work. Digits do not tell the
-solvers apart: hard accuracy 97.2, 97.2, 97.4 % with 1, 10, 100 iterations of Sinkhorn a step, 97.5, 97.5 % with 1 and 2
-of Newton, at median marginal errors of 9e-3, 1e-3, 8e-5, 1e-6, 1e-6 (2 seeds 0.6 to 1.7 points apart; one test image
-is 0.28 points).
+What was found is in docs/results/studies.md.
 """
 
 import dataclasses
@@ -47,7 +40,7 @@ from mecq_jax import quantizers, transport
 from mecq_jax.transport import Newton, Sinkhorn, readout, sorted_sample
 
 SOLVERS = ("sinkhorn zero", "sinkhorn cold", "sinkhorn warm", "newton cold", "newton warm")
-DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn.py"
+DIGITS = configs.CONFIGS / "digits_cnn.py"
 METRICS = {
     "marginal": "marginal error k max|b - m|",
     "soft": "RMS error of the soft weights over std(w), %",
@@ -170,16 +163,9 @@ def train(config: Config) -> dict[str, list[dict[str, float]]]:
                 result = runs.run(one, root, task=task)
                 source = source or str(root)
                 errors = [r["marginal_error"] for r in runs.read_metrics(root / "metrics.jsonl") if "entropy" in r]
-                out[name].append(
-                    {
-                        "float": result.float_score,
-                        "soft": result.soft_score,
-                        "hard": result.hard_score,
-                        "gap": result.soft_to_hard_gap,
-                        "median_marginal_error": float(np.median(errors)),
-                        "worst_marginal_error": float(np.max(errors)),
-                    }
-                )
+                scores = {"float": result.float_score, "soft": result.soft_score, "hard": result.hard_score}
+                ends = {"median_marginal_error": float(np.median(errors)), "worst_marginal_error": max(errors)}
+                out[name].append({**scores, "gap": result.soft_to_hard_gap, **ends})
     return out
 
 

@@ -51,16 +51,12 @@ def compute(config: Config) -> dict[str, Any]:
                 for seed in range(config.seeds):
                     w = jnp.asarray(draw_weights(np.random.default_rng(seed), config.n), jnp.float32)
                     found.append(solve(w, levels(w[None], k)[0], epsilon * w.var()))
-                records.append(
-                    {
-                        "kind": kind,
-                        "k": k,
-                        "epsilon": epsilon,
-                        "iterations": max(int(s.iterations) for s in found),
-                        "error": max(float(s.marginal_error) for s in found),
-                        "converged": all(bool(s.converged) for s in found),
-                    }
-                )
+                worst = {
+                    "iterations": max(int(s.iterations) for s in found),
+                    "error": max(float(s.marginal_error) for s in found),
+                    "converged": all(bool(s.converged) for s in found),
+                }
+                records.append({"kind": kind, "k": k, "epsilon": epsilon, **worst})
     return {"records": records}
 
 

@@ -10,12 +10,7 @@ float CNN trained on digits), levels at Lloyd-Max's, for each rho, epsilon (rela
 
     python -m experiments.studies relaxation [--float_run=RUN] [--field=value ...] [--out DIR]    # 4 minutes, 2 cores
 
-Measured (results/studies/relaxation). Exact masses cost nothing at 1 bit and, at epsilon 0.003, 1.18, 1.62, 2.41 times
-Lloyd-Max's error at 2, 3, 4 bits on Gaussian weights; 1.48, 2.44, 3.95 on Laplace, 1.42, 2.84, 5.79 on Student-t, but
-only 1.11 to 1.15, 1.39 to 1.46, 1.80 to 1.95 on the trained kernels, whose tails are lighter. In between rho is a dial
-whose scale is epsilon, not var(w): on Gaussian weights at 3 bits rho = 0.99 costs 1.55, 1.32, 1.03 times (least
-occupancy 0.94, 0.75, 0.40 of uniform) at epsilon 0.3, 0.03, 0.003. A fixed rho < 1 lets go of the masses as epsilon
-falls; at epsilon 0.003 rho = 0.9 is within 0.5 % of Lloyd-Max's error everywhere, and its occupancy is Lloyd-Max's.
+What was found is in docs/results/studies.md.
 """
 
 import dataclasses
@@ -36,9 +31,10 @@ from experiments.reporting.plots import caption, panels, save
 from experiments.reporting.rows import section
 from experiments.runtime.formatting import significant
 from experiments.training import run as runs
+from experiments.training.run import by_path
 from mecq_jax import quantizers, transport
 
-DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_cnn.py"
+DIGITS = configs.CONFIGS / "digits_cnn.py"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,8 +73,8 @@ def trained_kernels(config: Config) -> dict[str, np.ndarray]:
             epochs = {"float_epochs": config.float_epochs, "soft_epochs": 0, "hard_epochs": 0}
             recipe: dict[str, Any] = {**epochs, "seed": config.seed}
             runs.run(dataclasses.replace(configs.load(DIGITS), **recipe), root)
-        dense = mecq_reader.read_dense(root / "float.safetensors")
-    return {f"trained {name}": dense[f"params/{name}"].ravel().astype(np.float64) for name in config.kernels}
+        dense = by_path(mecq_reader.read_dense(root / "float.safetensors"))
+    return {f"trained {name}": dense[name].ravel().astype(np.float64) for name in config.kernels}
 
 
 def squared_error(w, codes, k: int):
@@ -123,17 +119,9 @@ def compute(config: Config) -> dict[str, Any]:
                 found = {name: np.asarray(x) for name, x in found.items()}
                 for i, name in enumerate(group):
                     for j, epsilon in enumerate(config.epsilons):
-                        numbers = {key: x[i, j].item() for key, x in found.items()}
-                        records.append(
-                            {
-                                "weights": name,
-                                "n": w.shape[1],
-                                "bits": bits,
-                                "epsilon": epsilon,
-                                "balance": balance,
-                                **numbers,
-                            }
-                        )
+                        setting = {"weights": name, "n": w.shape[1], "bits": bits}
+                        setting |= {"epsilon": epsilon, "balance": balance}
+                        records.append(setting | {key: x[i, j].item() for key, x in found.items()})
     return {"records": records}
 
 

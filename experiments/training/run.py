@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,7 +140,7 @@ def _finish(session, trainer, state, float_params, float_score, offset) -> Resul
         soft, gap = (last.get(name, float("nan")) for name in (f"soft_{task.measure}", "soft_to_hard_gap"))
         path = root / "model.safetensors"
         storage.save(path, named(hard, state.model_state), extra={"config": dataclasses.asdict(config)})
-        expected = {f"params/{name}": np.asarray(value) for name, value in leaves_by_path(hard_params).items()}
+        expected = {name: np.asarray(value) for name, value in leaves_by_path(hard_params).items()}
         archive = io.BytesIO()
         np.savez_compressed(archive, **(expected | {"predictions": predictions}))  # type: ignore[arg-type]
         storage.write_atomically(root / "evaluated.npz", archive.getvalue())
@@ -159,21 +159,21 @@ def _copy(tree_: Any) -> Any:
 
 
 def named(params: Any, model_state: Any) -> dict[str, Any]:
-    """The leaves of both trees by the names that they have in a file."""
-    leaves = {f"params/{n}": x for n, x in leaves_by_path(params).items()}
-    return leaves | {f"state/{n}": x for n, x in leaves_by_path(model_state).items()}
+    """The leaves of both trees by path, which is how a file and `mecq_jax.nn` name them."""
+    return leaves_by_path(params) | leaves_by_path(model_state)
 
 
-def unflatten(dense: dict[str, np.ndarray], task: Task) -> tuple[Any, Any]:
+def by_path(dense: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a file by path, also of one that was written when the two trees had a prefix each."""
+    return {name.removeprefix("params/").removeprefix("state/"): array for name, array in dense.items()}
+
+
+def unflatten(dense: Mapping[str, Any], task: Task) -> tuple[Any, Any]:
     """(params, model_state) of `task` with the arrays of a file, every one of which must be there in its shape."""
-    wanted = named(task.params, task.model_state)
+    dense, wanted = by_path(dense), named(task.params, task.model_state)
     for name, value in wanted.items():
         if name not in dense or dense[name].shape != value.shape:
             have = dense[name].shape if name in dense else "nothing"
             raise ValueError(f"the file holds {have} for {name}, the model needs {value.shape}; is it the same?")
     arrays = {name: jnp.asarray(dense[name], dtype=wanted[name].dtype) for name in wanted}
-    parts = []
-    for prefix, tree_ in (("params/", task.params), ("state/", task.model_state)):
-        leaves = {n.removeprefix(prefix): x for n, x in arrays.items() if n.startswith(prefix)}
-        parts.append(replace_leaves(tree_, leaves))
-    return parts[0], parts[1]
+    return replace_leaves(task.params, arrays), replace_leaves(task.model_state, arrays)

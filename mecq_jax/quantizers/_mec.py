@@ -47,7 +47,8 @@ class MEC(GroupedQuantizer):
 
         w^_i = sum_j p_ij q_j,   p_ij = softmax_j((g_j - (w_i - q_j)^2) / epsilon),   epsilon = temperature var(w)
 
-    with potentials g at which level j receives the mass b_j, mean_i p_ij = b_j (see `mecq_jax.transport.soft_assign`).
+    with potentials g at which level j receives its mass, mean_i p_ij = b_j at balance 1 (see
+    `mecq_jax.transport.soft_assign`).
 
     Attributes:
       k: number of levels, 2 to 16, such as 3 for ternary; 2**bits if it is not given, 4 if neither is.
@@ -107,7 +108,7 @@ class MEC(GroupedQuantizer):
         b = jnp.asarray(transport.check_prior(given, self.k))
         return jnp.broadcast_to(b[None], params["levels"].shape)
 
-    def init(self, w: Array, temperature: Temperature = 0.3) -> tuple[Params, State]:
+    def init(self, w: Array, temperature: float = 0.3) -> tuple[Params, State]:
         """Levels from the codebook; potentials solved to the end at this temperature, so that training starts warm.
 
         Args:

@@ -33,7 +33,7 @@ def test_every_config_loads_and_builds_its_quantizer():
         ("--method=round", "not one of"),
         ("--k=99", "2 to 16"),
         ("k=4", "write --field=value"),
-        ("--warmup=1", "share of the steps"),
+        ("--warmup=1", "a share in [0, 1)"),
         ("--clip=0", "above 0"),
         ("--size=32", "not of type"),
         ("--task=sort", "not one of"),

@@ -3,13 +3,20 @@
 import collections
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import mecq_reader
+from experiments.config import Config
 from experiments.models import small as models
 from experiments.portability import check as portability
 from experiments.portability import fuzz
 from experiments.reporting.rows import table
+from experiments.tasks.classification import make_task
+from experiments.training.run import run, unflatten
 from mecq_jax import export, nn
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -64,3 +71,22 @@ def test_a_changed_class_is_an_error():
         portability.difference(logits, logits[[0, 1, 1]], 0.0, "x")
     with pytest.raises(export.MismatchError, match="differs from JAX"):
         portability.difference(logits * 1.001, logits, 1e-5, "x")
+
+
+def test_the_librarys_forward_opens_what_the_trainer_wrote(tmp_path):
+    """A run names its arrays as the model does, so that both roads share one file and one forward."""
+    config = Config(train_size=128, batch=64, width=4, float_epochs=1, soft_epochs=1, hard_epochs=1)
+    task = make_task(config)
+    run(config, tmp_path / "run", task=task)
+    dense = mecq_reader.read_dense(tmp_path / "run" / "model.safetensors")
+    model = nnx.merge(task.graphdef, nnx.State(task.params), nnx.State(task.model_state))
+    assert set(nn.parameters_by_path(model)) < set(dense)
+    images = next(iter(task.test.once(8)))["image"]
+    arrays = {name: jnp.asarray(array) for name, array in dense.items()}
+    expected = task.logits(*unflatten(dense, task), images)
+    np.testing.assert_allclose(nn.forward(model)(arrays, task.inputs(images)), expected, rtol=1e-5, atol=1e-5)
+    before = {("state/" if name.endswith(("mean", "var")) else "params/") + name: x for name, x in dense.items()}
+    for one, other in zip(
+        jax.tree.leaves(unflatten(before, task)), jax.tree.leaves(unflatten(dense, task)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)

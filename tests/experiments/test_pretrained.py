@@ -30,10 +30,10 @@ from mecq_jax.quantizers import MEC
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 TINY_RULES = [
-    Rename("params/conv/kernel", "features.0.weight", "conv"),
+    Rename("conv/kernel", "features.0.weight", "conv"),
     *norm_rules("bn", "features.1"),
-    Rename("params/(head)/kernel", r"\1.weight", "linear"),
-    Rename("params/(head)/bias", r"\1.bias"),
+    Rename("(head)/kernel", r"\1.weight", "linear"),
+    Rename("(head)/bias", r"\1.bias"),
 ]
 IGNORE = (".*num_batches_tracked",)
 
@@ -122,18 +122,18 @@ def test_everything_that_does_not_fit_is_listed(tmp_path, theirs):
     with pytest.raises(ValueError) as error:
         load_by_map(saved(tmp_path, theirs, "npz"), TINY_RULES, like(Tiny()), IGNORE)
     text = str(error.value)
-    assert "1 missing:\n  params/head/bias (expected as head.bias)" in text
+    assert "1 missing:\n  head/bias (expected as head.bias)" in text
     assert "1 left over:\n  extra.weight" in text and "num_batches" not in text
-    assert "1 of another shape:\n  params/head/kernel is (3, 4), head.weight is (4, 5) (linear)" in text
+    assert "1 of another shape:\n  head/kernel is (3, 4), head.weight is (4, 5) (linear)" in text
 
 
 def test_a_map_is_one_to_one(tmp_path, theirs):
     path = saved(tmp_path, theirs, "npz")
-    with pytest.raises(ValueError, match="0 rules are for 'params/head/bias'"):
+    with pytest.raises(ValueError, match="0 rules are for 'head/bias'"):
         load_by_map(path, TINY_RULES[:-1], like(Tiny()), IGNORE)
-    with pytest.raises(ValueError, match="2 rules are for 'params/head/bias'"):
-        load_by_map(path, [*TINY_RULES, Rename("params/head/b.*", "head.bias")], like(Tiny()), IGNORE)
-    twice = [*TINY_RULES[:-1], Rename("params/head/bias", "features.1.bias")]
+    with pytest.raises(ValueError, match="2 rules are for 'head/bias'"):
+        load_by_map(path, [*TINY_RULES, Rename("head/b.*", "head.bias")], like(Tiny()), IGNORE)
+    twice = [*TINY_RULES[:-1], Rename("head/bias", "features.1.bias")]
     with pytest.raises(ValueError, match=r"both made of 'features\.1\.bias'"):
         load_by_map(path, twice, like(Tiny()), IGNORE)
     with pytest.raises(ValueError, match="layout 'OIHW'"):
@@ -226,10 +226,10 @@ def test_a_float_run_is_one_of_ours(published, rng, tmp_path):
     dataset = tiny_data(rng)
     task = networks.make_task(net, path, dataset)
     dense = mecq_reader.read_dense(networks.write_float_run(net, path, tmp_path / "run", task.statistics))
-    assert set(dense) == {*ours, "state/pixels/scale", "state/pixels/shift"}
+    assert set(dense) == {*ours, "pixels/scale", "pixels/shift"}
     for name, value in ours.items():
         np.testing.assert_array_equal(dense[name], value)
-    np.testing.assert_allclose(dense["state/pixels/scale"], dataset.std, rtol=1e-6)
+    np.testing.assert_allclose(dense["pixels/scale"], dataset.std, rtol=1e-6)
     unflatten(dense, task)  # as `experiments.train --float_run` does
 
 

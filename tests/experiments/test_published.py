@@ -217,7 +217,7 @@ def test_a_network_of_imagenet_is_judged_on_the_photographs(seventy, capsys):
     assert len(rows) == 4 and {row["key"]["test_images"] for row in rows} == {2}
     assert float_run.main(["tiny", "--folder", str(seventy), "--out", str(seventy / "run")]) == 0
     dense = mecq_reader.read_dense(seventy / "run" / "float.safetensors")
-    np.testing.assert_allclose(dense["state/pixels/scale"], [0.229, 0.224, 0.225])
+    np.testing.assert_allclose(dense["pixels/scale"], [0.229, 0.224, 0.225])
 
 
 def row(accuracy, weights, statistics="own", bits=2, **key):

@@ -209,10 +209,10 @@ def test_levels_over_training(tmp_path):
         plots.levels_over_training(tmp_path / "c.png", np.arange(3), levels, np.zeros((3, 4)), before, after, "")
 
 
-@pytest.mark.parametrize("epsilon", [np.geomspace(1, 1e-4, 9), np.zeros(9)])
-def test_entropy_and_epsilon(tmp_path, epsilon):
+@pytest.mark.parametrize("temperature", [np.geomspace(1, 1e-4, 9), np.zeros(9)])
+def test_entropy_and_temperature(tmp_path, temperature):
     marks = {"warm-up": 0, "anneal": 3, "hard": 7}
-    plots.entropy_and_epsilon(tmp_path / "a.png", np.arange(9), np.linspace(1.4, 0, 9), epsilon, marks)
+    plots.entropy_and_temperature(tmp_path / "a.png", np.arange(9), np.linspace(1.4, 0, 9), temperature, marks)
     assert is_png(tmp_path / "a.png")
 
 

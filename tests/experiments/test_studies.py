@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import config as configs
-from experiments.reporting import measured, tables
+from experiments.reporting import measured
 from experiments.runtime.console import command_line
 from experiments.runtime.formatting import mean_std, significant
 from experiments.studies import common, gradients, grid, iterations, passes, relaxation
@@ -172,9 +172,3 @@ def test_benchmarks_run_and_go_on_where_they_stopped(name, tmp_path):
     assert all(x > 0 for r in rows for field, x in r.items() if field.startswith("seconds"))
     assert all(f"| {w} |" in (tmp_path / "table.md").read_text() for w in wanted)
     assert len(tiny()) == len(rows), "nothing is measured twice"
-
-
-def test_the_readme_holds_the_tables_on_disk():
-    text = (tables.ROOT / "README.md").read_text()
-    assert tables.BLOCK.search(text)
-    assert tables.filled(text) == text, "run python -m experiments.reporting tables"

@@ -1,6 +1,6 @@
 # Arena, size (b), for an accelerator: CIFAR-100, ResNet-20 with 1x1-convolution shortcuts, weights of all but the first
 # and last layer at 2 bits per tensor, 100 epochs from float, 3 seeds. Not run yet.
-# python -m experiments.suite --minutes 5        again until it is done
+# python -m experiments.sweep --minutes 5        again until it is done
 from experiments.arena.protocol import Arena
 from experiments.config import Config
 

@@ -1,7 +1,7 @@
 # Arena, size (b), for an accelerator: CIFAR-10, ResNet-20 with 1x1-convolution shortcuts, weights of all but the first
 # and last layer at 1, 2, 3 and 4 bits per tensor, 100 epochs from float, 3 seeds. Not run yet: goals in the issue are
 # float >= 92.9 and 91.4, 92.7, 92.9, 93.0 %.
-# python -m experiments.suite --minutes 5        again until it is done
+# python -m experiments.sweep --minutes 5        again until it is done
 from experiments.arena.protocol import Arena
 from experiments.config import Config
 
