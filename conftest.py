@@ -1,4 +1,4 @@
-"""Settings of tests and doctests: eight CPU devices, strict promotion, signatures checked. Nowhere else are they set."""
+"""Settings of tests and examples: eight CPU devices, strict promotion, signatures checked. Set nowhere else."""
 
 import os
 import shutil

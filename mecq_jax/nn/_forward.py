@@ -6,28 +6,40 @@ from typing import Any
 from flax import nnx
 
 from mecq_jax.nn._layers import QuantizedKernel
-from mecq_jax.nn._modules import joined, modules_by_path, set_child
+from mecq_jax.nn._modules import joined, modules_by_path
 from mecq_jax.params import parameters_by_path
 
 
 def forward(model: nnx.Module) -> Callable[[Mapping[str, Any], Any], Any]:
-    """forward(arrays by path, x): the network without its quantizers, in evaluation, as a pure function.
+    """The network without its quantizers, in evaluation, as a pure function of (arrays by path, x).
 
-    The arrays are those of `harden(model)` or of its file, dense (`mecq_jax.inference.dense`); what they lack is as in
-    `model`.
+    Args:
+      model: any NNX model, of `quantize` or before it.
+
+    Returns:
+      forward(arrays, x): the arrays are those of `harden(model)` or of its file, dense (`mecq_jax.inference.dense`);
+      what they lack is as in `model`.
 
     Raises:
-      ValueError: by forward, if an array has a name that the model does not know, or another shape than there.
+      ValueError: by the function returned, if an array has a name that the model does not know, or another shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from mecq_jax.nn import forward
+      >>> apply = forward(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+      >>> apply({"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, jnp.ones((1, 2))).tolist()
+      [[2.0, 2.0, 2.0]]
     """
     plain = _float_copy(model)
     graphdef, state = nnx.split(plain)
     leaves = [(path, joined(path), leaf) for path, leaf in nnx.to_flat_state(state)]
     shapes = {name: leaf.shape for _, name, leaf in leaves if hasattr(leaf, "shape")}
-    shared = set(parameters_by_path(plain)) - set(shapes)  # second names of layers that occur twice
+    others = set(parameters_by_path(plain, every_name=True)) - set(shapes)  # further names of shared layers
 
     def forward(arrays: Mapping[str, Any], x: Any) -> Any:
         for name, array in arrays.items():
-            if name not in shared and shapes.get(name) != array.shape:
+            if name not in others and shapes.get(name) != array.shape:
                 have = shapes.get(name, f"no such name, but {', '.join(shapes)}")
                 raise ValueError(f"an array {name!r} of shape {array.shape}: the model has {have}")
         given = [(path, leaf.replace(arrays[name]) if name in arrays else leaf) for path, name, leaf in leaves]
@@ -39,15 +51,10 @@ def forward(model: nnx.Module) -> Callable[[Mapping[str, Any], Any], Any]:
 
 def _float_copy(model: nnx.Module) -> nnx.Module:
     """A copy with the Flax layers in the place of ours: the inverse of `quantize`."""
-    model = nnx.clone(model)
-    modules = modules_by_path(model)
-    for path, module in modules.items():
-        if not isinstance(module, QuantizedKernel):
-            continue
-        plain: Any = object.__new__(nnx.Linear if isinstance(module, nnx.Linear) else nnx.Conv)
-        vars(plain).update({name: value for name, value in vars(module).items() if name not in QuantizedKernel.ADDED})
-        if not path:
-            return plain
-        parent, _, attribute = path.rpartition("/")
-        set_child(modules[parent], attribute, plain)
-    return model
+    copy: nnx.Module = nnx.clone(model)
+    for module in modules_by_path(copy).values():
+        if isinstance(module, QuantizedKernel):
+            for name in QuantizedKernel.ADDED:
+                delattr(module, name)
+            object.__setattr__(module, "__class__", nnx.Linear if isinstance(module, nnx.Linear) else nnx.Conv)
+    return copy

@@ -20,33 +20,42 @@ from mecq_jax.quantizers import Diagnostics, Quantizer, init_jitted
 START = 0.3  # the temperature before `set_temperature`
 
 
-class QuantizerParam(nnx.Param):
-    """Levels or steps: trained, with an optimizer group of their own."""
+class QuantizerParam(nnx.Param[Array]):
+    """Levels or steps: trained, with an optimizer group apart from the weights.
+
+    Example:
+      >>> from flax import nnx
+      >>> from mecq_jax import MEC, nn
+      >>> layer = nn.QuantDense(8, 4, quantizer=MEC(bits=2), rngs=nnx.Rngs(0))
+      >>> kinds = nn.QuantizerParam, nn.QuantizerState, nn.QuantizerCodes, nn.Temperature, nn.QuantizerInfo
+      >>> [len(nnx.to_flat_state(nnx.state(layer, kind))) for kind in kinds]      # no codes before `freeze`
+      [1, 1, 0, 1, 1]
+    """
 
 
-class QuantizerState(nnx.Variable):
-    """A quantizer's state: carried between steps, not trained."""
+class QuantizerState(nnx.Variable[Array]):
+    """A quantizer's state: carried between steps, not trained. Example: see `QuantizerParam`."""
 
 
-class QuantizerCodes(nnx.Variable):
-    """The code of every weight, uint8, once they are frozen."""
+class QuantizerCodes(nnx.Variable[Array]):
+    """The code of every weight, uint8, once they are frozen. Example: see `QuantizerParam`."""
 
 
-class Temperature(nnx.Variable):
-    """epsilon / var(w); written by `set_temperature`, read by each quantized layer."""
+class Temperature(nnx.Variable[Array]):
+    """epsilon / var(w); written by `set_temperature`, read by each quantized layer. Example: see `set_temperature`."""
 
 
-class QuantizerInfo(nnx.Variable):
-    """The last application's `mecq_jax.quantizers.Diagnostics`."""
+class QuantizerInfo(nnx.Variable[Diagnostics]):
+    """The last application's `mecq_jax.quantizers.Diagnostics`. Example: see `QuantizerParam`."""
 
 
-class QuantizedKernel:
-    """What QuantDense and QuantConv share: the quantizer's variables and the kernel that is computed with."""
+class QuantizedKernel(nnx.Module):
+    """What QuantDense and QuantConv share: the quantizer's variables, and the kernel that the layer computes with."""
 
-    # The attributes that a quantized layer has beside those of the Flax layer.
+    # The attributes that `attach` adds to those of the Flax layer.
     ADDED = ("quantizer", "levels", "potentials", "codes", "temperature", "info")
 
-    kernel: nnx.Param
+    kernel: nnx.Param[Array]
     quantizer: Quantizer
     levels: Mapping[str, QuantizerParam]
     potentials: Mapping[str, QuantizerState]
@@ -103,7 +112,9 @@ class QuantDense(QuantizedKernel, nnx.Linear):
 
     Args:
       quantizer: `MEC(...)` or another of `mecq_jax.quantizers`.
-      in_features, out_features, **kwargs: as for `nnx.Linear`.
+      in_features: as for `nnx.Linear`, and so are the next two.
+      out_features: number of outputs.
+      kwargs: use_bias, dtype, kernel_init, rngs and the like.
 
     Example:
       >>> import jax.numpy as jnp
@@ -128,7 +139,10 @@ class QuantConv(QuantizedKernel, nnx.Conv):
 
     Args:
       quantizer: `MEC(...)` or another of `mecq_jax.quantizers`.
-      in_features, out_features, kernel_size, **kwargs: as for `nnx.Conv` (strides, padding, groups, dilation, dtype).
+      in_features: as for `nnx.Conv`, and so are the next three.
+      out_features: number of outputs.
+      kernel_size: along each spatial axis.
+      kwargs: strides, padding, feature_group_count, kernel_dilation, use_bias, dtype, rngs and the like.
 
     Example:
       >>> import jax.numpy as jnp

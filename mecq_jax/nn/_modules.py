@@ -18,23 +18,13 @@ def modules_by_path(model: nnx.Module) -> dict[str, Any]:
     return {joined(path): module for path, module in nnx.iter_modules(model)}
 
 
-def quantized_layers(model: nnx.Module) -> dict[str, QuantizedKernel]:
+def quantized_layers(model: nnx.Module, *, needed: bool = True) -> dict[str, QuantizedKernel]:
     """Every quantized layer by path.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is none, though one is needed.
     """
     layers = {path: m for path, m in modules_by_path(model).items() if isinstance(m, QuantizedKernel)}
-    if not layers:
+    if needed and not layers:
         raise ValueError("the model has no quantized layer; call quantize(model, rules) first")
     return layers
-
-
-def set_child(parent: Any, name: str, child: nnx.Module) -> None:
-    """Put `child` in the place of the child of that name."""
-    if isinstance(parent, nnx.List):
-        parent[int(name)] = child
-    elif isinstance(parent, nnx.Dict):
-        parent[name] = child
-    else:
-        setattr(parent, name, child)

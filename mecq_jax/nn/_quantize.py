@@ -8,7 +8,8 @@ freeze(model, 0.01)                                     # from now on it compute
 save("model.safetensors", harden(model))
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -17,8 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mecq_jax.nn._layers import QuantConv, QuantDense
-from mecq_jax.nn._modules import joined, modules_by_path, quantized_layers, set_child
+from mecq_jax.nn._layers import QuantConv, QuantDense, QuantizedKernel, QuantizerParam
+from mecq_jax.nn._modules import joined, modules_by_path, quantized_layers
 from mecq_jax.params import Plan, Quantized, Rule, make_plan, parameters_by_path
 from mecq_jax.quantizers import Quantizer
 
@@ -29,14 +30,14 @@ def quantize(model: nnx.Module, rules: Sequence[Rule] | Quantizer) -> tuple[nnx.
     """A copy of `model` in which each layer whose kernel the rules pick is a QuantDense or a QuantConv.
 
     Args:
-      model: any NNX model; its weights and paths are kept.
-      rules: see `rules.make_plan`; a quantizer alone leaves the first and the last layer and norms float.
-
-    Raises:
-      ValueError: if a rule matches nothing, or picks what is not the kernel of an `nnx.Linear` or `nnx.Conv`.
+      model: any NNX model; its weights and paths are kept. A layer that occurs in several places stays one.
+      rules: as of `mecq_jax.params.make_plan`; a quantizer alone leaves the first and the last layer and norms float.
 
     Returns:
       The model, and the plan: which parameters are quantized, and why the others are not.
+
+    Raises:
+      ValueError: if a rule matches nothing, or picks what is not the kernel of an `nnx.Linear` or `nnx.Conv`.
 
     Example:
       >>> from flax import nnx
@@ -46,23 +47,18 @@ def quantize(model: nnx.Module, rules: Sequence[Rule] | Quantizer) -> tuple[nnx.
       ('QuantDense', {'bias': 'a vector or scalar'})
     """
     plan = make_plan(parameters_by_path(model), rules)
-    model = nnx.clone(model)
-    modules = modules_by_path(model)
+    copy: nnx.Module = nnx.clone(model)
+    modules = modules_by_path(copy)
     for path, quantizer in plan.quantizers.items():
         owner, _, name = path.rpartition("/")
-        module = modules.get(owner)
+        module: Any = modules.get(owner)
         if name != "kernel" or type(module) not in _QUANTIZED:
             kind = type(module).__name__
             raise ValueError(f"{path} is not the kernel of an nnx.Linear or nnx.Conv (it is in a {kind}); exclude it")
-        # The layer keeps its variables and options and gains the quantizer's: only its class changes.
-        quantized: Any = object.__new__(_QUANTIZED[type(module)])
-        vars(quantized).update(vars(module))
-        quantized.attach(quantizer)
-        if not owner:
-            return quantized, plan
-        parent, _, attribute = owner.rpartition("/")
-        set_child(modules[parent], attribute, quantized)
-    return model, plan
+        # The layer keeps its variables, its options and its places in the model: only its class changes.
+        object.__setattr__(module, "__class__", _QUANTIZED[type(module)])
+        module.attach(quantizer)
+    return copy, plan
 
 
 def set_temperature(model: nnx.Module, temperature: Float[Array, ""] | float) -> None:
@@ -74,6 +70,14 @@ def set_temperature(model: nnx.Module, temperature: Float[Array, ""] | float) ->
 
     Raises:
       ValueError: if no layer is quantized.
+
+    Example:
+      >>> from flax import nnx
+      >>> from mecq_jax import MEC, nn
+      >>> layer = nn.QuantDense(8, 4, quantizer=MEC(bits=2), rngs=nnx.Rngs(0))
+      >>> nn.set_temperature(layer, 0.5)
+      >>> float(layer.temperature[...])
+      0.5
     """
     for layer in quantized_layers(model).values():
         layer.temperature.set_value(jnp.asarray(temperature, jnp.float32))
@@ -82,8 +86,21 @@ def set_temperature(model: nnx.Module, temperature: Float[Array, ""] | float) ->
 def entropy(model: nnx.Module) -> Float[Array, ""]:
     """Mean entropy of the last forward pass over all quantized weights, nats; differentiable inside that pass.
 
+    Args:
+      model: of `quantize`.
+
     Raises:
       ValueError: if no layer is quantized.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from mecq_jax import MEC, nn
+      >>> layer = nn.QuantDense(8, 4, quantizer=MEC(bits=1), rngs=nnx.Rngs(0))
+      >>> nn.set_temperature(layer, 100.0)
+      >>> _ = layer(jnp.ones((1, 8)))
+      >>> round(float(nn.entropy(layer)), 2)      # of a nearly uniform assignment: log 2
+      0.69
     """
     layers = list(quantized_layers(model).values())
     total = sum(layer.kernel.size for layer in layers)
@@ -94,11 +111,20 @@ def entropy(model: nnx.Module) -> Float[Array, ""]:
 def quantized_of(model: nnx.Module) -> Quantized:
     """The quantizers of all layers as one pytree, by the paths of their kernels; with codes where they are frozen.
 
+    Args:
+      model: of `quantize`.
+
     Raises:
       ValueError: if no layer is quantized.
+
+    Example:
+      >>> from flax import nnx
+      >>> from mecq_jax import MEC, nn
+      >>> layer = nn.QuantDense(8, 4, quantizer=MEC(bits=2), rngs=nnx.Rngs(0))
+      >>> nn.quantized_of(layer).levels("kernel").shape
+      (1, 4)
     """
-    layers = quantized_layers(model).items()
-    return reduce(or_, [layer.quantized(_kernel(path)) for path, layer in layers])
+    return _joined(quantized_layers(model))
 
 
 def freeze(model: nnx.Module, temperature: Float[Array, ""] | float | None = None) -> None:
@@ -133,25 +159,32 @@ def harden(model: nnx.Module) -> dict[str, Any]:
 
     Kernels whose codes are not frozen are assigned by the potentials that the last forward pass left.
 
+    Args:
+      model: of `quantize`, or a float model.
+
     Raises:
       ValueError: if a level is not finite (training diverged).
+
+    Example:
+      >>> from flax import nnx
+      >>> from mecq_jax import MEC, nn
+      >>> layer = nn.QuantDense(8, 4, quantizer=MEC(bits=2), rngs=nnx.Rngs(0))
+      >>> {name: type(tensor).__name__ for name, tensor in nn.harden(layer).items()}
+      {'kernel': 'QuantizedTensor', 'bias': 'ndarray'}
     """
-    layers = {p: m for p, m in modules_by_path(model).items() if isinstance(m, (QuantDense, QuantConv))}
-    params = {path: value for path, value in parameters_by_path(model).items() if not _is_level(path, layers)}
-    quantized = reduce(or_, [_assigned(path, layer) for path, layer in layers.items()], Quantized.none())
-    statistics = nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
-    return quantized.to_tensors(params) | {joined(path): value[...] for path, value in statistics}
+    levels = _arrays(model, QuantizerParam)
+    params = {path: value for path, value in parameters_by_path(model).items() if path not in levels}
+    quantized = _joined(quantized_layers(model, needed=False))
+    if set(quantized.codes) != set(quantized.plan.quantizers):
+        assigned = quantized.freeze(params)
+        quantized = dataclasses.replace(assigned, codes=assigned.codes | quantized.codes)
+    return quantized.to_tensors(params) | _arrays(model, nnx.BatchStat)
 
 
-def _assigned(path: str, layer: QuantDense | QuantConv) -> Quantized:
-    quantized = layer.quantized(_kernel(path))
-    return quantized if quantized.codes else quantized.freeze({_kernel(path): layer.kernel[...]})
+def _joined(layers: Mapping[str, QuantizedKernel]) -> Quantized:
+    each = [layer.quantized(f"{path}/kernel" if path else "kernel") for path, layer in layers.items()]
+    return reduce(or_, each, Quantized.none())
 
 
-def _kernel(path: str) -> str:
-    return f"{path}/kernel" if path else "kernel"
-
-
-def _is_level(path: str, layers: dict[str, Any]) -> bool:
-    owner, found, _ = f"/{path}".rpartition("/levels/")
-    return bool(found) and owner.lstrip("/") in layers
+def _arrays(model: nnx.Module, kind: type[nnx.Variable[Any]]) -> dict[str, Array]:
+    return {joined(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model, kind))}

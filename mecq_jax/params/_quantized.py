@@ -57,7 +57,7 @@ class Quantized:
 
     @classmethod
     def none(cls) -> "Quantized":
-        """Of a float network: nothing is quantized."""
+        """That of a float network: nothing is quantized."""
         return cls(Plan({}, {}), {}, {}, {})
 
     def soft(
@@ -72,6 +72,14 @@ class Quantized:
         Returns:
           `params` with soft weights, differentiable in `params` and `self.parameters`; self with the new state;
           diagnostics by path.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> from mecq_jax import MEC, Rule, quantize_tree
+          >>> params = {"kernel": jnp.linspace(-1.0, 1.0, 16).reshape(4, 4)}
+          >>> soft, quantized, diagnostics = quantize_tree(params, [Rule("kernel", MEC(bits=1))]).soft(params, 0.1)
+          >>> soft["kernel"].shape, list(quantized.state), list(diagnostics)
+          ((4, 4), ['kernel'], ['kernel'])
         """
         leaves = leaves_by_path(params)
         soft: dict[str, Array] = {}
@@ -93,9 +101,9 @@ class Quantized:
             )
             out = quantizer.apply_groups(jnp.concatenate(groups), joined_parameters, joined_state, temperature)
             for path, start, end in zip(paths, [0, *ends], ends, strict=False):
-                part, state[path], own = jax.tree.map(lambda x, at=slice(start, end): x[at], out)
+                part, state[path], of_groups = jax.tree.map(lambda x, at=slice(start, end): x[at], out)
                 soft[path] = from_groups(part, leaves[path].shape, quantizer.granularity)
-                diagnostics[path] = own.over_groups()
+                diagnostics[path] = of_groups.over_groups()
         return replace_leaves(params, soft), dataclasses.replace(self, state=state), diagnostics
 
     def freeze(self, params: Any, temperature: Float[Array, ""] | float | None = None) -> "Quantized":
@@ -105,6 +113,13 @@ class Quantized:
           params: the tree that was quantized.
           temperature: solve the potentials for these weights at this temperature first; None takes them as they are,
             which after a step are those of the weights before it.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> from mecq_jax import STE, Rule, quantize_tree
+          >>> params = {"kernel": jnp.array([[-1.0, 0.9], [0.1, 1.0]])}
+          >>> quantize_tree(params, [Rule("kernel", STE(bits=1))]).freeze(params).codes["kernel"].tolist()
+          [[0, 1], [1, 1]]
         """
         solved = self if temperature is None else self.soft(params, temperature)[1]
         leaves = leaves_by_path(params)
@@ -119,11 +134,24 @@ class Quantized:
         return dataclasses.replace(solved, codes=codes)
 
     def levels(self, path: str) -> Float[Array, "g k"]:
-        """The levels of every group of a leaf, ascending."""
+        """The levels of every group of the leaf at `path`, ascending, one row a group."""
         return self.plan.quantizers[path].levels(self.parameters[path], self.state[path])
 
     def hard(self, params: Any) -> Any:
-        """`params` with levels[codes] in the place of every planned leaf: the network that ships."""
+        """`params` with levels[codes] in the place of every planned leaf: the network that ships.
+
+            w^_i = q_{c_i}, with the levels q of the group that weight i is in
+
+        Args:
+          params: the tree that was quantized.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> from mecq_jax import STE, Rule, quantize_tree
+          >>> params = {"kernel": jnp.array([[-1.0, 0.9], [0.1, 1.0]])}
+          >>> quantize_tree(params, [Rule("kernel", STE(bits=1))]).hard(params)["kernel"].tolist()
+          [[-0.5, 0.5], [0.5, 0.5]]
+        """
         leaves = leaves_by_path(params)
         hard = {}
         for path, quantizer in self.plan.quantizers.items():
@@ -139,8 +167,22 @@ class Quantized:
     def to_tensors(self, params: Any) -> dict[str, QuantizedTensor | np.ndarray]:
         """Every leaf by path as it ships: quantized leaves as codes and levels, the others as they are.
 
+        Args:
+          params: the tree that was quantized.
+
+        Returns:
+          What `mecq_jax.save` takes.
+
         Raises:
           ValueError: if a level is not finite (training diverged).
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> from mecq_jax import STE, Rule, quantize_tree
+          >>> params = {"kernel": jnp.array([[-1.0, 0.9], [0.1, 1.0]]), "bias": jnp.zeros(2)}
+          >>> tensors = quantize_tree(params, [Rule("kernel", STE(bits=1))]).to_tensors(params)
+          >>> tensors["kernel"].bits, tensors["bias"].dtype
+          (1, dtype('float32'))
         """
         tensors: dict[str, QuantizedTensor | np.ndarray] = {}
         for path, leaf in leaves_by_path(params).items():
@@ -158,7 +200,7 @@ class Quantized:
         return tensors
 
     def __or__(self, other: "Quantized") -> "Quantized":
-        """What either says of the leaves of one tree.
+        """The union of the quantizers of two parts of one tree.
 
         Raises:
           ValueError: if a leaf is quantized by both.
@@ -177,6 +219,9 @@ def quantize_tree(params: Any, rules: Sequence[Rule] | Quantizer) -> Quantized:
     Args:
       params: any tree of arrays.
       rules: `Rule`s, first match wins; or one quantizer, which stands for `default_rules`.
+
+    Returns:
+      The `Quantized` of the tree, with the codes that its quantizers start from.
 
     Raises:
       ValueError: if a rule decides nothing, or a quantizer does not fit its leaf.
@@ -200,35 +245,11 @@ def quantize_tree(params: Any, rules: Sequence[Rule] | Quantizer) -> Quantized:
             parameters[path], state[path] = init_jitted(quantizer, leaf)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    return _frozen(Quantized(plan, parameters, state, {}), params)
+    frozen: Quantized = _freeze(Quantized(plan, parameters, state, {}), params)
+    return frozen
 
 
-@jax.jit
-def _frozen(quantized: Quantized, params: Any) -> Quantized:
-    return quantized.freeze(params)
-
-
-def mean_entropy(params: Any, diagnostics: Mapping[str, Diagnostics]) -> Float[Array, ""]:
-    """Mean entropy of an assignment over all quantized weights, in nats (weighted by parameter count).
-
-    Args:
-      params: the tree that was quantized.
-      diagnostics: of `Quantized.soft`, by path.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from mecq_jax import MEC, Rule, quantize_tree
-      >>> from mecq_jax.params import mean_entropy
-      >>> params = {"kernel": jnp.linspace(-1.0, 1.0, 64).reshape(8, 8)}
-      >>> _, _, diagnostics = quantize_tree(params, [Rule("kernel", MEC(bits=1))]).soft(params, 100.0)
-      >>> round(float(mean_entropy(params, diagnostics)), 2)      # of a nearly uniform assignment: log 2
-      0.69
-    """
-    leaves = leaves_by_path(params)
-    sizes = {path: leaves[path].size for path in diagnostics}
-    total = sum(sizes.values())
-    parts = (diagnostics[path].entropy * (size / total) for path, size in sizes.items())
-    return sum(parts, jnp.zeros((), jnp.float32))
+_freeze = jax.jit(Quantized.freeze)  # once for all trees of one plan and shapes
 
 
 def _batches(plan: Plan, leaves: Mapping[str, Any]) -> list[tuple[Quantizer, list[str]]]:

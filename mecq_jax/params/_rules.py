@@ -23,6 +23,14 @@ class Rule:
       pattern: a regular expression, matched against the whole path.
       quantizer: `MEC(...)`, `LSQ(...)`, `STE(...)` or None.
       reason: for the report, why the leaf stays float.
+
+    Example:
+      >>> from mecq_jax import MEC, Rule
+      >>> from mecq_jax.params import make_plan
+      >>> rules = [Rule("head/.*", None, "by hand"), Rule(".*/kernel", MEC(bits=2))]
+      >>> plan = make_plan({"up": {"kernel": 1.0}, "head": {"kernel": 1.0}}, rules)
+      >>> list(plan.quantizers), plan.skipped
+      (['up/kernel'], {'head/kernel': 'by hand'})
     """
 
     pattern: str
@@ -32,12 +40,13 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the rules decided.
+    """What the rules decide; an example is at `Rule`.
 
     Attributes:
       quantizers: path -> quantizer, of quantized leaves.
       skipped: path -> reason, of the others.
-      shards: path -> parts along each axis, of quantized leaves that are split over devices (`sharding.Layout.plan`).
+      shards: path -> parts along each axis, of quantized leaves that are split over devices
+        (`mecq_jax.training.Layout.split`).
     """
 
     quantizers: Mapping[str, Quantizer]
@@ -53,7 +62,23 @@ def default_rules(quantizer: Quantizer, params: Any, *, keep_first: bool = True,
     """Quantize every kernel (a leaf of two or more dimensions named 'kernel') but those of the first and last layers.
 
     First and last are in the order of the tree's mappings: the order of construction where the tree keeps it. `jit`
-    sorts mappings by name; where that changes the first or the last layer, give rules of your own.
+    sorts mappings by name; where that changes the first or the last layer, write rules.
+
+    Args:
+      quantizer: of every kernel between first and last.
+      params: any tree of arrays.
+      keep_first: leave the first kernel float.
+      keep_last: leave the last kernel float.
+
+    Raises:
+      ValueError: if no kernel is left between first and last.
+
+    Example:
+      >>> import numpy as np
+      >>> from mecq_jax import MEC, default_rules
+      >>> params = {name: {"kernel": np.ones((2, 2))} for name in ("stem", "middle", "head")}
+      >>> [(rule.pattern, rule.quantizer is None) for rule in default_rules(MEC(bits=2), params)]
+      [('stem/kernel', True), ('head/kernel', True), ('middle/kernel', False)]
     """
     kernels = [p for p, x in leaves_by_path(params).items() if p.split("/")[-1] == "kernel" and np.ndim(x) >= 2]
     if len(kernels) <= keep_first + keep_last:
@@ -67,7 +92,11 @@ def default_rules(quantizer: Quantizer, params: Any, *, keep_first: bool = True,
 
 
 def make_plan(params: Any, rules: Sequence[Rule] | Quantizer) -> Plan:
-    """Match every leaf of `params` against `rules` (a quantizer alone stands for `default_rules`).
+    """Match every leaf of `params` against `rules`; an example is at `Rule`.
+
+    Args:
+      params: any tree of arrays.
+      rules: `Rule`s, first match wins; or one quantizer, which stands for `default_rules`.
 
     Raises:
       ValueError: if a rule decides no leaf; the message lists the paths.

@@ -188,32 +188,6 @@ def test_a_network_of_nnx_layers_runs_in_onnx_runtime(quantizer, tmp_path, rng):
     np.testing.assert_allclose(found, jnp.concatenate([expected, expected]), atol=2e-5 * float(abs(expected).max()))
 
 
-@pytest.mark.usefixtures("standard_promotion")
-def test_the_function_of_a_model_is_the_model(rng):
-    model = Conv(nnx.Rngs(0))
-    forward, arrays = nn.forward(model), nn.harden(model)
-    assert "norm/mean" in arrays
-    x = jnp.asarray(rng.normal(size=(2, 28, 28, 3)), jnp.float32)
-    evaluated = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
-    np.testing.assert_array_equal(forward(arrays, x), evaluated(x))
-    quantized, _ = quantize(model, [Rule("(stem|dilated|head)/kernel", MEC(k=4))])
-    np.testing.assert_array_equal(nn.forward(quantized)(arrays, x), evaluated(x))
-    assert set(nn.harden(quantized)) == set(arrays)
-    moved = {name: array + 0.1 for name, array in arrays.items()}
-    changed = nnx.clone(evaluated)
-    nnx.update(changed, jax.tree.map(lambda x: x + 0.1, nnx.state(changed, (nnx.Param, nnx.BatchStat))))
-    np.testing.assert_array_equal(nn.forward(quantized)(moved, x), changed(x))
-    with pytest.raises(ValueError, match=r"'params/stem/kernel' of shape .* no such name, but .*stem/kernel"):
-        forward({"params/stem/kernel": arrays["stem/kernel"]}, x)
-    with pytest.raises(ValueError, match=r"the model has \(8,\)"):
-        forward({"norm/mean": jnp.zeros(9)}, x)
-
-
-def test_a_layer_alone_ships_its_kernel():
-    layer = nn.QuantDense(8, 4, quantizer=MEC(k=4), rngs=nnx.Rngs(0))
-    assert set(nn.harden(layer)) == {"kernel", "bias"}
-
-
 class Linen(linen.Module):
     """A Linen network of two layers and a norm."""
 
