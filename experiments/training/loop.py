@@ -258,7 +258,4 @@ class _Loop:
 
 
 def _log(folder: RunFolder | Unwritten, step: int, phase: str, metrics: Any) -> None:
-    values = metrics.as_floats()
-    if phase != "soft":  # what is said of the assignment is of soft steps
-        values = {name: x for name, x in values.items() if name == "loss" or name in metrics.scalars}
-    folder.log(step, **values)
+    folder.log(step, **metrics.as_floats(phase))

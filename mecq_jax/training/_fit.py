@@ -173,7 +173,7 @@ class _Loop:
             if step % self.log_every == 0 or last:
                 if not math.isfinite(loss := float(metrics.loss)):
                     raise FloatingPointError(f"the loss is {loss} at step {step} of {self.steps}; lower learning_rate")
-                self.history.append(Progress(phase, step, self.steps, metrics.as_floats()))
+                self.history.append(Progress(phase, step, self.steps, metrics.as_floats(phase)))
                 self.progress(self.history[-1])
             if store is not None and (done % max(1, of // SAVES) == 0 or last):
                 store.save(done, state)
