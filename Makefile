@@ -26,7 +26,8 @@ fast: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/ruff check --quiet .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --strict mecq_reader.py mecq_jax
+	$(VENV)/bin/mypy experiments
 
 # The site, into docs/_build, with warnings as errors; it runs the notebooks and the code on the pages.
 docs: $(READY)

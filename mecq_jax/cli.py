@@ -1,4 +1,4 @@
-"""The command line:  mecq inspect | verify | export | run
+"""The command line: mecq inspect, verify, export or run.
 
   mecq inspect model.safetensors                   what is in a packed file, and what it weighs
   mecq verify model.safetensors                    checksum, invariants, and that NumPy and JAX decode it alike

@@ -33,7 +33,8 @@ class Distilled(Task):
         images = self.augmented(rng, batch["image"])
         model = self.model(params, model_state["own"], training=True)
         logits = model(self.inputs(images)).astype(jnp.float32)
-        loss = training.distillation(logits, super().logits(*model_state["teacher"], images))
+        teacher, its_state = model_state["teacher"]
+        loss = training.distillation(logits, super().logits(teacher, its_state, images))
         return loss, ({**model_state, "own": rest_of(model)}, train_accuracy(logits, batch["label"]))
 
 

@@ -47,8 +47,10 @@ def ott_loss(w, q, c, momentum=None):
     from ott.problems.linear import linear_problem
     from ott.solvers.linear import acceleration, implicit_differentiation, sinkhorn
 
-    implicit = implicit_differentiation.ImplicitDiff(solver_kwargs={"nonsym_solver": lambda **_: lineax.SVD()})
-    over = None if momentum is None else acceleration.Momentum(start=momentum)
+    # ott-jax makes its dataclasses by a decorator that mypy does not see through.
+    exact = {"nonsym_solver": lambda **_: lineax.SVD()}
+    implicit = implicit_differentiation.ImplicitDiff(solver_kwargs=exact)  # type: ignore[call-arg]
+    over = None if momentum is None else acceleration.Momentum(start=momentum)  # type: ignore[call-arg]
     solver = sinkhorn.Sinkhorn(threshold=1e-6, max_iterations=2000, implicit_diff=implicit, momentum=over)
     geometry = pointcloud.PointCloud(w[:, None], q[:, None], epsilon=EPSILON * w.var())
     out = solver(linear_problem.LinearProblem(geometry))

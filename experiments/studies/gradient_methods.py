@@ -38,8 +38,7 @@ def stopped(c, epsilon, b, step: bool) -> Loss:
     """The exact potentials as constants; with `step`, one differentiated iteration of Sinkhorn from them."""
 
     def loss(w, q):
-        still = map(jax.lax.stop_gradient, (w, q))
-        g = transport.solve(*still, epsilon, b).potentials
+        g = transport.solve(jax.lax.stop_gradient(w), jax.lax.stop_gradient(q), epsilon, b).potentials
         if step:
             g = transport.sinkhorn_step(w, q, g, epsilon, b)[0]
         return read_loss(q @ transport.probabilities(w, q, g, epsilon), c)
@@ -51,7 +50,7 @@ def straight_through(c, epsilon, b) -> Loss:
     """Hard weights forward, dw^/dw = 1 backward."""
 
     def loss(w, q):
-        g = transport.solve(*map(jax.lax.stop_gradient, (w, q)), epsilon, b).potentials
+        g = transport.solve(jax.lax.stop_gradient(w), jax.lax.stop_gradient(q), epsilon, b).potentials
         hard = q[transport.hard_codes(w, q, g).astype(jnp.int32)]
         return read_loss(hard + w - jax.lax.stop_gradient(w), c)
 

@@ -77,7 +77,8 @@ class SolverConfig(configs.Config):
     def quantizer(self):
         name, count = self.solver.split()
         kind = {"newton": Newton, "sinkhorn": Sinkhorn}[name]
-        return dataclasses.replace(super().quantizer(), solver=kind(max_iterations=int(count), tolerance=None))
+        quantizer: Any = super().quantizer()
+        return dataclasses.replace(quantizer, solver=kind(max_iterations=int(count), tolerance=None))
 
 
 def sinkhorn_potentials(w, q, b, epsilon, g, count):

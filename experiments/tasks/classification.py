@@ -45,7 +45,7 @@ class Classifier(task.Task):
         """Cross-entropy of an augmented batch, where the config says so of mixed images to both of their classes; batch
         norm by the batch."""
         model, labels = self.model(params, model_state, training=True), batch["label"]
-        images, others, share = self.inputs(self.augmented(rng, batch["image"])), labels, 1.0
+        images, others, share = self.inputs(self.augmented(rng, batch["image"])), labels, jnp.ones(())
         if self.config.mixup:
             images, others, share = mixup(jax.random.fold_in(rng, 1), images, labels, self.config.mixup)
         logits = model(images).astype(jnp.float32)

@@ -24,7 +24,7 @@ from experiments.runtime.divergence import Diverged
 from experiments.runtime.interruption import Interrupted
 from experiments.runtime.run_folder import RunFolder, Unwritten
 from experiments.tasks.base import Task
-from mecq_jax.training import Checkpoints, Found, Steps, TrainState, host_copy, of_first, placed
+from mecq_jax.training import Checkpoints, Restored, Steps, TrainState, host_copy, of_first, placed
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 LOG_STEPS = 10
@@ -105,7 +105,7 @@ class _Loop:
         # Python loops over these: convolutions inside lax.scan are many times slower on CPU.
         self.compiled = {id(step): devices.jit(step, state) for _, step, _ in course.parts}
 
-    def take_up(self, found: Found | None) -> None:
+    def take_up(self, found: Restored | None) -> None:
         """Go on from a checkpoint, if there is one; what was logged after it is dropped."""
         if found:
             self.state, about = found.state, found.about

@@ -141,7 +141,7 @@ def _call(x: Float[Array, "c m r"], arranged: Arranged, plan: Plan, interpret: b
         table = pl.BlockSpec((k, 1), lambda i, j, s: (0, 0), memory_space=scalars)
     else:
         table = pl.BlockSpec((k, plan.columns), lambda i, j, s: (0, j))
-    sums = jax.ShapeDtypeStruct((plan.splits, m, width), jnp.float32)  # type: ignore[no-untyped-call]
+    sums = jax.ShapeDtypeStruct((plan.splits, m, width), jnp.float32)
     out: Array = pl.pallas_call(
         functools.partial(_kernel, widths=arranged.widths, dot=plan.dot),
         out_shape=sums,

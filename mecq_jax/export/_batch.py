@@ -18,4 +18,4 @@ def symbolic_batch() -> Any:
 
 def shaped(shape: Sequence[Any], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     """What stands for an array of this shape and type while a function is traced."""
-    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+    return jax.ShapeDtypeStruct(shape, dtype)

@@ -45,7 +45,7 @@ def by_blocks(forward: Forward) -> Forward:
 
     def run(weights: Mapping[str, Any], x: Any) -> Any:
         leaves, tree = jax.tree.flatten((weights, x), is_leaf=lambda leaf: isinstance(leaf, PackedTensor))
-        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]  # type: ignore[no-untyped-call]
+        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         traced, shape = jax.make_jaxpr(lambda *flat: forward(*jax.tree.unflatten(tree, flat)), return_shape=True)(
             *shapes
         )

@@ -1,9 +1,9 @@
-"""Training: the steps of the three phases, schedules, optimizers, losses, many devices."""
+"""Training: `fit`, the steps of its three phases, schedules, optimizers, losses, checkpoints, many devices."""
 
 from mecq_jax.training._batch_norm import reestimate_batch_stats as reestimate_batch_stats
 from mecq_jax.training._checkpoints import CheckpointError as CheckpointError
 from mecq_jax.training._checkpoints import Checkpoints as Checkpoints
-from mecq_jax.training._checkpoints import Found as Found
+from mecq_jax.training._checkpoints import Restored as Restored
 from mecq_jax.training._checkpoints import restore_checkpoint as restore_checkpoint
 from mecq_jax.training._checkpoints import save_checkpoint as save_checkpoint
 from mecq_jax.training._fit import Fitted as Fitted

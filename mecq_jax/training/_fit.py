@@ -17,21 +17,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from mecq_jax.params import Rule, default_rules, parameters_by_path, quantize_tree
 from mecq_jax.quantizers import Quantizer
 from mecq_jax.training._checkpoints import Checkpoints
-from mecq_jax.training._functional import copied, functional
+from mecq_jax.training._functional import functional
 from mecq_jax.training._phases import Phases, quantized_steps, run_phases
 from mecq_jax.training._sharding import Layout
 from mecq_jax.training._steps import Metrics, Steps, TrainState
 
-SAVES = 5  # checkpoints of a phase
+SAVES = 5  # checkpoints of the float training, and of the quantized one
 
 
 class Progress(NamedTuple):
-    """What `fit` says while it trains.
+    """What `fit` says while it trains; an example is at `fit`.
 
     Attributes:
       phase: 'float', 'soft' or 'hard'.
@@ -47,13 +48,14 @@ class Progress(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What `fit` returns.
+    """What `fit` returns; an example is there.
 
     Attributes:
       model: the network that ships, in the form that `fit` was given: an NNX model, or a parameter tree.
       tensors: every parameter by path as it ships, and an NNX model's batch statistics, for `mecq_jax.save`.
-      state: the last `TrainState`, with the float weights and the quantizers.
-      history: a `Progress` for every `log_every` steps.
+      state: the last `TrainState`, with the float weights, the quantizers and a tree's `model_state`.
+      history: the `Progress` of this call: of every `log_every`-th step and of the last of the float and of the hard
+        phase. Steps before the checkpoint that it went on from are not in it.
     """
 
     model: Any
@@ -90,7 +92,8 @@ def fit(
       phases: steps of each phase; None is `Phases.of(steps)`. `Phases.of(steps, trained=True)` trains no float network.
       model_state: what a tree's network carries, such as batch statistics; an NNX model carries its own.
       layout: the devices of a mesh and what is split over them; None is the default device.
-      progress: called with a `Progress` every `log_every` steps.
+      progress: called with each `Progress` as it comes.
+      log_every: steps from one `Progress` to the next.
       checkpoints: a folder to save to, and to go on from if it holds checkpoints of this training; the
         batches of the steps that are done are drawn and dropped.
       seed: of the step's random keys.
@@ -100,8 +103,9 @@ def fit(
       A `Fitted`.
 
     Raises:
-      ValueError: if the phases do not add up to `steps`, the batches end, or a rule decides no leaf.
-      FloatingPointError: at a loss that is not finite, with the step.
+      ValueError: if the phases do not add up to `steps`, the batches end, a rule decides no leaf, or an NNX model comes
+        with a `model_state`.
+      FloatingPointError: if the loss of a step that is logged or saved is not finite.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -113,11 +117,13 @@ def fit(
       >>> trained = fit(model, loss_fn, [jnp.ones((2, 8))], [Rule("kernel", MEC(bits=1))], steps=16)
       >>> jnp.unique(trained.model.kernel[...]).size, sorted(trained.tensors)
       (2, ['bias', 'kernel'])
+      >>> [(progress.phase, progress.step) for progress in trained.history]
+      [('float', 8), ('hard', 16)]
     """
     phases = Phases.of(steps) if phases is None else phases
     if sum(phases) != steps or min(phases) < 0 or phases.soft_steps < 1:
         raise ValueError(f"{phases} must add up to steps = {steps}, with at least one soft step")
-    if isinstance(rules, Quantizer):
+    if isinstance(rules, Quantizer):  # by the order of construction, which the pure trees below do not keep
         rules = default_rules(rules, parameters_by_path(model) if isinstance(model, nnx.Module) else model)
     net = functional(model, loss_fn, model_state)
     folder = None if checkpoints is None else Path(checkpoints)
@@ -125,17 +131,22 @@ def fit(
     float_key, key = jax.random.split(jax.random.key(seed))
     params, carried = net.params, net.model_state
     if phases.float_steps:
-        own = quantized_steps(net.loss_fn, phases.float_steps, 0, **recipe)
-        state = own.init(copied(params), None, copied(carried), float_key)
-        state = loop.train("float", own, state, ["float"] * phases.float_steps)
+        float_training = quantized_steps(net.loss_fn, phases.float_steps, 0, **recipe)
+        state = float_training.init(_copied(params), None, _copied(carried), float_key)
+        state = loop.train("float", float_training, state, ["float"] * phases.float_steps)
         params, carried = state.params, state.model_state
     quantized = quantize_tree(params, rules)
     quantized = quantized if layout is None else layout.split(quantized, params)
-    own = quantized_steps(net.loss_fn, phases.soft_steps, phases.hard_steps, **recipe)
-    state = own.init(copied(params), quantized, copied(carried), key)
-    state = loop.train("quantized", own, state, ["soft"] * phases.soft_steps + ["hard"] * phases.hard_steps)
+    training = quantized_steps(net.loss_fn, phases.soft_steps, phases.hard_steps, **recipe)
+    state = training.init(_copied(params), quantized, _copied(carried), key)
+    state = loop.train("quantized", training, state, ["soft"] * phases.soft_steps + ["hard"] * phases.hard_steps)
     tensors = {**state.quantized.to_tensors(state.params), **net.statistics(state.model_state)}
-    return Fitted(net.rebuild(own.hard_params(state), state.model_state), tensors, state, loop.history)
+    return Fitted(net.rebuild(training.hard_params(state), state.model_state), tensors, state, loop.history)
+
+
+def _copied(tree: Any) -> Any:
+    """Fresh arrays: a step takes the buffers of its state over."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
 @dataclasses.dataclass
@@ -143,7 +154,7 @@ class _Loop:
     """What the float and the quantized training of one `fit` share."""
 
     batches: Iterator[Any]
-    steps: int
+    all_steps: int
     layout: Layout | None
     progress: Callable[[Progress], None]
     log_every: int
@@ -151,31 +162,32 @@ class _Loop:
     history: list[Progress] = dataclasses.field(default_factory=list)
     done: int = 0  # steps of the trainings that have ended
 
-    def train(self, name: str, steps: Steps, state: TrainState, order: list[str]) -> TrainState:
-        """The state after a step of each phase of `order`, from the last checkpoint on if there is one."""
+    def train(self, name: str, steps: Steps, state: TrainState, phases: list[str]) -> TrainState:
+        """The state after a step of each of the phases, from the last checkpoint on if there is one."""
         state = state if self.layout is None else self.layout.place(state)
-        checkpoints = contextlib.nullcontext() if self.folder is None else Checkpoints(self.folder / name)
-        with checkpoints as store:
-            found = store and store.restore(state)
-            state = found.state if found else state
+        with contextlib.nullcontext() if self.folder is None else Checkpoints(self.folder / name) as store:
+            if store is not None and (restored := store.restore(state)):
+                state = restored.state
             for _ in range(int(state.step)):
                 next(self.batches)
-            each = self._watch(store, len(order))
-            state = run_phases(steps, state, order, self.batches, layout=self.layout, each=each)
-        self.done += len(order)
+            each = self._watch(store, len(phases))
+            state = run_phases(steps, state, phases, self.batches, layout=self.layout, each=each)
+        self.done += len(phases)
         return state
 
     def _watch(self, store: Checkpoints | None, of: int) -> Callable[[int, str, TrainState, Metrics], None]:
-        """What is done after every step: checks, a line of history, a checkpoint."""
+        """What follows every step of a training `of` so many: a check, a line of history, a checkpoint."""
 
         def each(done: int, phase: str, state: TrainState, metrics: Metrics) -> None:
             step, last = self.done + done, done == of
-            if step % self.log_every == 0 or last:
-                if not math.isfinite(loss := float(metrics.loss)):
-                    raise FloatingPointError(f"the loss is {loss} at step {step} of {self.steps}; lower learning_rate")
-                self.history.append(Progress(phase, step, self.steps, metrics.as_floats(phase)))
+            log = last or step % self.log_every == 0
+            save = store is not None and (last or done % max(1, of // SAVES) == 0)
+            if (log or save) and not math.isfinite(loss := float(metrics.loss)):
+                raise FloatingPointError(f"the loss is {loss} at step {step} of {self.all_steps}; lower learning_rate")
+            if log:
+                self.history.append(Progress(phase, step, self.all_steps, metrics.as_floats(phase)))
                 self.progress(self.history[-1])
-            if store is not None and (done % max(1, of // SAVES) == 0 or last):
+            if store is not None and save:
                 store.save(done, state)
 
         return each

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Key
 
@@ -27,53 +26,53 @@ class Functional:
     params: Any
     model_state: Any
     loss_fn: LossFn
-    rebuild: Callable[[Any, Any], Any]
-    statistics: Callable[[Any], dict[str, Any]]
+    rebuild: Callable[[Any, Any], Any] = lambda params, _: params
+    statistics: Callable[[Any], dict[str, Any]] = lambda _: {}
 
 
 def functional(model: Any, loss_fn: Callable[..., Any], model_state: Any = None) -> Functional:
-    """The pure functions of an NNX model, or of a tree of arrays, and of the loss that goes with it (see `fit`)."""
+    """The pure functions of an NNX model, or of a tree of arrays, and of the loss that goes with it (see `fit`).
+
+    Raises:
+      ValueError: if an NNX model, which carries its state itself, comes with a `model_state`.
+    """
     if isinstance(model, nnx.Module):
+        if model_state is not None:
+            raise ValueError("an NNX model carries its state itself; model_state goes with a tree of arrays")
         return _of_module(model, loss_fn)
     if model_state is not None:
-        return Functional(model, model_state, loss_fn, lambda params, _: params, lambda _: {})
+        return Functional(model, model_state, loss_fn)
 
-    def of_params(params: Any, model_state: Any, batch: Batch, rng: Key[Array, ""]) -> Any:
+    def of_params(params: Any, model_state: Any, batch: Batch, rng: Key[Array, ""]) -> tuple[Array, Any]:
         loss, scalars = _with_scalars(loss_fn(params, batch))
         return loss, (model_state, scalars)
 
-    return Functional(model, None, of_params, lambda params, _: params, lambda _: {})
+    return Functional(model, None, of_params)
 
 
 def _of_module(model: nnx.Module, loss_fn: Callable[..., Any]) -> Functional:
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    def carried_by(model: nnx.Module) -> dict[str, Any]:
+        statistics, rest = nnx.state(model, nnx.BatchStat, nnx.Not(nnx.Any(nnx.Param, nnx.BatchStat)))
+        return {"statistics": nnx.to_pure_dict(statistics), "rest": nnx.to_pure_dict(rest)}
 
     def rebuild(params: Any, model_state: Any) -> nnx.Module:
+        states = (nnx.State(tree) for tree in (params, *model_state.values()))
         # Copies, since a merged model takes its arrays over and a forward pass writes to what it carries.
-        return nnx.merge(graphdef, nnx.State(params), nnx.State(model_state), copy=True)
+        merged: nnx.Module = nnx.merge(graphdef, *states, copy=True)
+        return merged
 
-    def of_module(params: Any, model_state: Any, batch: Batch, rng: Key[Array, ""]) -> Any:
+    def of_module(params: Any, model_state: Any, batch: Batch, rng: Key[Array, ""]) -> tuple[Array, Any]:
         merged = rebuild(params, model_state)
         loss, scalars = _with_scalars(loss_fn(merged, batch))
-        rest = nnx.split(merged, nnx.Param, ...)[2]  # type: ignore[misc]
-        return loss, (nnx.to_pure_dict(rest), scalars)
+        return loss, (carried_by(merged), scalars)
 
     def statistics(model_state: Any) -> dict[str, Any]:
-        kept = nnx.state(rebuild(params_, model_state), nnx.BatchStat)
-        return leaves_by_path(nnx.to_pure_dict(kept))
+        return leaves_by_path(model_state["statistics"])
 
-    params_ = nnx.to_pure_dict(params)
-    return Functional(params_, nnx.to_pure_dict(rest), of_module, rebuild, statistics)
+    graphdef = nnx.graphdef(model)
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    return Functional(params, carried_by(model), of_module, rebuild, statistics)
 
 
 def _with_scalars(returned: Any) -> tuple[Array, Mapping[str, Any]]:
     return returned if isinstance(returned, tuple) else (returned, {})
-
-
-def copied(tree: Any) -> Any:
-    """Fresh arrays: a training step takes its state's buffers over."""
-    return jax.tree.map(lambda x: jax.numpy.array(x, copy=True) if not _is_key(x) else jax.numpy.copy(x), tree)
-
-
-def _is_key(x: Any) -> bool:
-    return isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -12,7 +12,8 @@ def optimizers(
     """`weights` for the model's parameters, `levels` for levels and steps (give it no weight decay).
 
     Args:
-      weights, levels: transformations of optax.
+      weights: of the model's parameters.
+      levels: of levels and steps.
 
     Returns:
       A transformation over {'weights': ..., 'levels': ...}, as `Steps` takes it.

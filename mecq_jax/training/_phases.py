@@ -36,7 +36,15 @@ class Phases(NamedTuple):
 
     @classmethod
     def of(cls, steps: int, *, trained: bool = False) -> "Phases":
-        """Half of the steps float (none if the model is trained); of the rest three quarters soft, a quarter hard."""
+        """Half of the steps float (none if the model is trained); of the rest three quarters soft, a quarter hard.
+
+        Args:
+          steps: of all phases together, at least 8.
+          trained: whether the model is trained already.
+
+        Raises:
+          ValueError: if there are too few steps.
+        """
         if steps < 8:
             raise ValueError(f"steps = {steps}: three phases need at least 8; a few hundred is a short training")
         float_steps = 0 if trained else steps // 2
@@ -64,7 +72,8 @@ def quantized_steps(
 
     Args:
       loss_fn: (params, model_state, batch, rng) -> (loss, (model_state, scalars)).
-      soft_steps, hard_steps: of the two phases.
+      soft_steps: with soft weights.
+      hard_steps: with frozen codes.
       learning_rate: peak of the weights' cosine.
       optimizer: schedule -> transformation of the weights.
       levels_optimizer: the same of the levels; it should decay nothing.
@@ -75,6 +84,9 @@ def quantized_steps(
       temperature: first and last, epsilon / var(w).
       hold: share of the soft steps in which the temperature falls.
       entropy_weight: lambda at the end of the soft phase, risen linearly.
+
+    Returns:
+      Steps for `run_phases`, or for a loop of one's choice.
 
     Example:
       >>> import jax.numpy as jnp
@@ -121,7 +133,16 @@ def run_phases(
       The last state, with codes of its weights.
 
     Example:
-      See `Steps` for a state; then `run_phases(steps, state, ["soft"] * 90 + ["hard"] * 10, batches)`.
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax import STE, Rule, quantize_tree
+      >>> from mecq_jax.training import quantized_steps, run_phases
+      >>> def loss_fn(params, model_state, batch, rng):
+      ...     return jnp.mean(jnp.square(batch @ params["kernel"])), (model_state, {})
+      >>> params = {"kernel": jnp.linspace(-1.0, 1.0, 16).reshape(4, 4)}
+      >>> steps = quantized_steps(loss_fn, soft_steps=2, hard_steps=1)
+      >>> state = steps.init(params, quantize_tree(params, [Rule("kernel", STE(bits=1))]))
+      >>> int(run_phases(steps, state, ["soft", "soft", "hard"], iter([jnp.ones((2, 4))] * 3)).step)
+      3
     """
     wanted = {phase: getattr(steps, f"{phase}_step") for phase in dict.fromkeys(phases)}
     place: Callable[[Any], Any] = (lambda batch: batch) if layout is None else layout.batch

@@ -26,6 +26,9 @@ def writes() -> bool:
 def of_first(function: Callable[[], T]) -> T:
     """What `function` gives in the first process, in every process; the others do not call it.
 
+    Args:
+      function: returns what can be pickled.
+
     Example:
       >>> from mecq_jax.training import of_first
       >>> of_first(lambda: "read by one process")
@@ -39,4 +42,5 @@ def of_first(function: Callable[[], T]) -> T:
     for i in range(pieces):
         piece = np.frombuffer(sent[i * _PIECE : (i + 1) * _PIECE].ljust(_PIECE, b"\0"), np.uint8)
         received.append(multihost_utils.broadcast_one_to_all(piece).astype(np.uint8).tobytes())
-    return pickle.loads(b"".join(received))  # which ends where the pickle does
+    result: T = pickle.loads(b"".join(received))  # which ends where the pickle does
+    return result

@@ -12,10 +12,14 @@ def geometric_decay(start: float | Array, end: float | Array, steps: int, hold: 
         temperature(t) = start (end / start)^min(t / (hold steps), 1)
 
     Args:
-      start, end: temperatures, epsilon / var(w), above 0; they may be traced, to train runs together that differ in
-        them (numbers alone are checked).
+      start: temperature, epsilon / var(w), above 0; it may be traced, as `end`, to train runs together that differ in
+        it (numbers alone are checked).
+      end: temperature, above 0.
       steps: of the soft phase, at least 1.
       hold: share of the steps in which it falls, in (0, 1].
+
+    Returns:
+      A schedule of optax: step -> temperature.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -46,7 +50,7 @@ def cosine_phases(
     warmup_steps: int = 0,
     hard_peak: float | Array | None = None,
 ) -> optax.Schedule:
-    """A linear rise to `peak` and a cosine to 0, then for the hard phase a cosine of its own from `hard_peak`.
+    """A linear rise to `peak` and a cosine to 0, then for the hard phase another cosine from `hard_peak`.
 
     With the codes frozen the levels, norms and float layers can still make good much of what hardening cost, but not at
     the end of a spent schedule.
@@ -57,6 +61,9 @@ def cosine_phases(
       hard_steps: the last of them, with frozen codes.
       warmup_steps: in which the rate rises.
       hard_peak: where the hard phase starts; None is `peak`.
+
+    Returns:
+      A schedule of optax: step -> learning rate.
 
     Example:
       >>> from mecq_jax.training import cosine_phases

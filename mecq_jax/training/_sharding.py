@@ -7,10 +7,10 @@
     step = layout.jit(steps.soft_step, state)
     state, metrics = step(state, layout.batch(batch))
 
-A path is one of the parameter tree, as in `rules`. Levels, potentials, codes and the optimizer's state follow the
-weights that they belong to. A group whose weights are split reduces k and k x k numbers over devices in each pass and
-moves no weights, for levels per tensor whatever the axes, and per channel where the channels are split or the axis that
-comes first of the others; elsewhere the result is right and weights are gathered.
+A path is one of the parameter tree, as in `mecq_jax.params.Rule`. Levels, potentials, codes and the optimizer's state
+follow the weights that they belong to. A group whose weights are split reduces k and k x k numbers over devices in each
+pass and moves no weights, for levels per tensor whatever the axes, and per channel where the channels are split or the
+axis that comes first of the others; elsewhere the result is right and weights are gathered.
 """
 
 import dataclasses
@@ -30,8 +30,13 @@ from mecq_jax.training._steps import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Leaves whose whole path matches `pattern` are split along the mesh's axes named in `axes`, one for each
-    dimension of the leaf, None where it is whole; dimensions left out are whole."""
+    """Leaves whose whole path matches `pattern` are split over the mesh; an example is at `Layout`.
+
+    Attributes:
+      pattern: a regular expression, matched against the whole path.
+      axes: for each dimension of the leaf the axis of the mesh that it is split along, None where it is whole;
+        dimensions left out are whole.
+    """
 
     pattern: str
     axes: tuple[str | None, ...]
@@ -42,6 +47,22 @@ def fully_sharded(params: Any, mesh: Mesh, axis: str = "data", least: int = 2**1
 
     Smaller leaves stay whole: their gathering would take longer than it saves, and small kernels of one shape are
     quantized together.
+
+    Args:
+      params: a tree of arrays.
+      mesh: the devices.
+      axis: of the mesh.
+      least: entries of the smallest leaf that is split.
+
+    Returns:
+      The rules of a `Layout`.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from mecq_jax.training import fully_sharded
+      >>> mesh = jax.make_mesh((1,), ("data",))
+      >>> fully_sharded({"up": np.ones((4, 8)), "bias": np.ones(8)}, mesh, least=16)
+      [Split(pattern='up', axes=(None, 'data'))]
     """
     rules = []
     for path, leaf in leaves_by_path(params).items():
@@ -54,12 +75,21 @@ def fully_sharded(params: Any, mesh: Mesh, axis: str = "data", least: int = 2**1
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the state and batches of a run lie.
+    """Where the state and batches of a training lie.
 
     Attributes:
       mesh: the devices, with named axes.
       rules: the first that matches decides; a leaf that none matches is whole on every device.
       batch_axis: axes of the mesh that a batch's leading dimension is split along.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from mecq_jax.training import Layout, Split
+      >>> layout = Layout(jax.make_mesh((1, 1), ("data", "model")), [Split(".*/kernel", (None, "model"))])
+      >>> for path, spec in layout.specs({"up": {"kernel": np.ones((4, 8)), "bias": np.ones(8)}}).items():
+      ...     print(path, tuple(spec))
+      up/kernel (None, 'model')
+      up/bias ()
     """
 
     mesh: Mesh
@@ -67,7 +97,10 @@ class Layout:
     batch_axis: str | tuple[str, ...] = "data"
 
     def specs(self, params: Any) -> dict[str, PartitionSpec]:
-        """The specification of every leaf, by path.
+        """The `PartitionSpec` of every leaf, by path.
+
+        Args:
+          params: a tree of arrays.
 
         Raises:
           ValueError: if a rule matches no leaf, names an axis that the mesh has not, or does not divide a leaf.
@@ -95,7 +128,12 @@ class Layout:
         return PartitionSpec(*rule.axes)
 
     def split(self, quantized: Quantized, params: Any) -> Quantized:
-        """Quantizers that know into which parts the leaves of `params` are split; before `Steps.init`."""
+        """Quantizers that know into which parts the leaves of `params` are split; to be called before `Steps.init`.
+
+        Args:
+          quantized: of `quantize_tree`.
+          params: the tree that was quantized.
+        """
         plan = quantized.plan
         specs, leaves = self.specs(params), leaves_by_path(params)
         shards = {}
@@ -106,25 +144,25 @@ class Layout:
         return dataclasses.replace(quantized, plan=dataclasses.replace(plan, shards=shards))
 
     def shardings(self, state: TrainState) -> TrainState:
-        """The sharding of every leaf of a state, in its shape."""
+        """The sharding of every leaf of a state, in the state's structure."""
         specs, quantized = self.specs(state.params), state.quantized
         plan = quantized.plan
         groups = {path: self._groups(plan, path, spec) for path, spec in specs.items() if path in plan.quantizers}
         owners = {path: (np.shape(leaf), specs[path]) for path, leaf in leaves_by_path(state.params).items()}
         owners |= {
             f"{path}/{name}": (np.shape(x), groups[path])
-            for path, own in quantized.parameters.items()
-            for name, x in own.items()
+            for path, named in quantized.parameters.items()
+            for name, x in named.items()
         }
         whole = PartitionSpec()
 
-        def of_owner(path, leaf):
+        def of_owner(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
             """What the optimizer keeps for a weight or for levels ends with their path and has their shape."""
             name = "/".join(map(key_name, path))
             fits = [
                 spec
-                for own, (shape, spec) in owners.items()
-                if shape == np.shape(leaf) and (name == own or name.endswith(f"/{own}"))
+                for owner, (shape, spec) in owners.items()
+                if shape == np.shape(leaf) and (name == owner or name.endswith(f"/{owner}"))
             ]
             return fits[0] if fits else whole
 
@@ -136,14 +174,17 @@ class Layout:
             "opt_state": jax.tree_util.tree_map_with_path(of_owner, state.opt_state),
             "rng": whole,
         }
-        is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
-        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), TrainState(**parts), is_leaf=is_spec)
+        specs_of_state = TrainState(**parts)
+        shardings: TrainState = jax.tree.map(
+            lambda spec: NamedSharding(self.mesh, spec), specs_of_state, is_leaf=lambda x: isinstance(x, PartitionSpec)
+        )
+        return shardings
 
     @staticmethod
     def _of_quantized(quantized: Quantized, specs: Any, groups: Any) -> dict[str, Any]:
         """What each group keeps lies as `groups` says, codes as their weights."""
         kept = {
-            name: {path: dict.fromkeys(own, groups[path]) for path, own in getattr(quantized, name).items()}
+            name: {path: dict.fromkeys(named, groups[path]) for path, named in getattr(quantized, name).items()}
             for name in ("parameters", "state")
         }
         return {**kept, "codes": {path: specs[path] for path in quantized.codes}}
@@ -165,12 +206,20 @@ class Layout:
         return TrainState(**{name: rng if name == "rng" else jax.device_put(x, where) for name, x, where in fields})
 
     def jit(self, step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
-        """`step` jitted, (state, batch) -> (state, metrics); the new state lies where the old one did."""
+        """`step` jitted; the new state lies where the old one did, and takes its buffers over.
+
+        Args:
+          step: (state, batch) -> (state, metrics), such as `Steps.soft_step`.
+          state: of `place`, or one of its structure.
+        """
         shardings = self.shardings(state)
         return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None))
 
     def batch(self, batch: Any) -> Any:
-        """A batch split along its leading dimension. Each process gives its own part, in the order of processes.
+        """A batch split along its leading dimension. Each process gives its part, in the order of processes.
+
+        Args:
+          batch: a pytree of arrays of one leading dimension.
 
         Raises:
           ValueError: if the whole batch does not split over the devices.

@@ -24,14 +24,14 @@ from jaxtyping import Array, Float, Int, Key
 from mecq_jax.params import Quantized, leaves_by_path, mean_entropy, replace_leaves
 from mecq_jax.quantizers import Diagnostics
 
-Batch = Any
+Batch = Any  # what the loss function takes: any pytree of arrays
 # (params, model_state, batch, rng) -> (task loss, (model_state, scalars to report))
 LossFn = Callable[[Any, Any, Batch, Key[Array, ""]], tuple[Float[Array, ""], tuple[Any, dict[str, Array]]]]
 PHASES = ("float", "soft", "hard")
 
 
 class TrainState(NamedTuple):
-    """All that the next step needs; a pytree that orbax saves as it is.
+    """All that the next step needs; a pytree that orbax saves as it is. An example is at `Steps`.
 
     Attributes:
       step: steps done in this run.
@@ -51,7 +51,7 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What one step reports, all scalars.
+    """What one step reports, all scalars; an example is at `Steps`.
 
     Attributes:
       loss: total loss.
@@ -109,8 +109,8 @@ class Steps:
       ...               temperature=optax.constant_schedule(0.1), entropy_weight=optax.constant_schedule(0.0))
       >>> state = steps.init(params, quantize_tree(params, [Rule("kernel", MEC(bits=1))]))
       >>> state, metrics = jax.jit(steps.soft_step)(state, jnp.ones((2, 4)))
-      >>> int(state.step), bool(metrics.loss >= 0)
-      (1, True)
+      >>> int(state.step), bool(metrics.loss >= 0), round(metrics.as_floats()["temperature"], 2)
+      (1, True, 0.1)
     """
 
     loss_fn: LossFn
@@ -125,7 +125,14 @@ class Steps:
         model_state: Any = None,
         rng: Key[Array, ""] | None = None,
     ) -> TrainState:
-        """The state before the first step; without `quantized`, of a float network."""
+        """The state before the first step.
+
+        Args:
+          params: the float weights.
+          quantized: of `quantize_tree`; None is a float network's.
+          model_state: what the model carries, such as batch statistics.
+          rng: key that each step's is folded from; None is `jax.random.key(0)`.
+        """
         quantized = Quantized.none() if quantized is None else quantized
         opt_state = self.optimizer.init({"weights": params, "levels": quantized.parameters})
         rng = jax.random.key(0) if rng is None else rng
