@@ -5,6 +5,7 @@ the notebooks.
 """
 
 import hashlib
+import importlib.util
 import os
 import sys
 import tomllib
@@ -30,6 +31,8 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
+# MathJax beside the pages, so that equations show without a network; where that is not installed, from the web.
+extensions += [name for name in ["sphinx-mathjax-offline"] if importlib.util.find_spec(name)]
 exclude_patterns = ["_build", "jupyter_execute"]
 suppress_warnings = ["ref.python"]  # a name that two packages export, such as ArtifactError, is linked to either
 if PROSE:
@@ -50,7 +53,7 @@ nb_output_stderr = "remove"  # notes of XLA on its own compilation
 highlight_language = "none"
 
 # The reference. Each package says in __all__, or by importing it, what is public.
-autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True, "imported-members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 88
@@ -64,4 +67,6 @@ doctest_global_setup = "import os, tempfile; os.chdir(tempfile.mkdtemp())"
 
 html_theme = "sphinx_book_theme"
 html_title = "mecq_jax"
-html_theme_options = {"show_navbar_depth": 1, "use_download_button": False}
+html_theme_options = {"show_navbar_depth": 1, "use_download_button": False, "navbar_persistent": []}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]

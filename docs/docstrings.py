@@ -48,8 +48,17 @@ def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) 
     return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
+def signature(
+    app: Any, what: str, name: str, obj: Any, options: Any, arguments: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Types by their public names."""
+    arguments, returned = (text and text.replace("jaxlib._jax.Array", "Array") for text in (arguments, returned))
+    return arguments, returned
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}
