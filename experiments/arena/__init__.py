@@ -1,1 +1,1 @@
-"""All rivals under one recipe: `team` trains runs together, `protocol` tunes and repeats them and keeps the rows."""
+"""All methods under one recipe: `team` trains runs together, `protocol` tunes and repeats them and keeps the rows."""

@@ -49,7 +49,7 @@ METHODS: dict[str, Method] = {
     "ste": Method(fields={"method": "ste"}, knob=DECAY),
     "dorefa": Method(fields={"method": "dorefa"}, knob=DECAY),
     "lsq": Method(fields={"method": "lsq"}, knob=LEVELS),
-    # Not as published: the method's hard phase given to rivals that round, to tell its share of a gain.
+    # Not as published: the method's hard phase given to baselines that round, to tell its share of a gain.
     "lsq_frozen": Method(fields={"method": "lsq", "freeze": "all"}, knob=LEVELS),
     "balanced_frozen": Method(fields={"method": "balanced", "freeze": "all"}, knob=LEVELS),
     "apot": Method(fields={"method": "apot"}, knob=LEVELS),

@@ -58,7 +58,7 @@ def ott_loss(w, q, c, momentum=None):
     return jnp.vdot(c, p @ q) / w.size, out.g
 
 
-def rivals(w, q, slow: bool) -> dict[str, Callable]:
+def baselines(w, q, slow: bool) -> dict[str, Callable]:
     """Loss functions (w, q, c) -> (loss, potentials) by name."""
     g = jax.jit(transport.solve)(w, q, EPSILON * w.var()).potentials
     warm = Newton(max_iterations=1, tolerance=None)
@@ -88,12 +88,12 @@ def error(w, q, g) -> float:
 
 
 def one_size(n: int, k: int, slow: bool, repeats: int) -> list[Row]:
-    """Rows of all rivals at one size."""
+    """Rows of all solvers at one size."""
     rng = np.random.default_rng(0)
     w, c = (jnp.asarray(rng.standard_normal(n, np.float32)) for _ in range(2))
     q = quantizers.quantile(w[None, : 10**6], k)[0]
     work = {}
-    for name, f in rivals(w, q, slow).items():
+    for name, f in baselines(w, q, slow).items():
         f = jax.value_and_grad(f, (0, 1), has_aux=True)
         work[name] = measure.compiled(f, w, q, c, read=lambda result: error(w, q, result[0][1]))
         print(f"{n:.0e} {k} {name}: {work[name].first:.3g} s", flush=True)

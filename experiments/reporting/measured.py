@@ -28,7 +28,7 @@ def measured(columns: Columns, pieces: Pieces, folder: Path) -> list[Row]:
     for key, piece in pieces.items():
         if key not in {row["key"] for row in of_device()}:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the rivals' dependencies warn of deprecations
+                warnings.simplefilter("ignore")  # the baselines' dependencies warn of deprecations
                 kept.add(piece())
         text = table(columns, of_device())
         atomic_write_text(folder / "table.md", f"Device: {device}, {os.cpu_count()} cores.\n\n{text}")

@@ -20,7 +20,7 @@ def _arena(name: str) -> tuple[Figures, Row]:
     return {method: rows[method]["last"] for method in ("float", "mec", "lsq")}, rows["mec"]
 
 
-def _campaign(name: str, method: str) -> tuple[Figures, Row]:
+def _sweep(name: str, method: str) -> tuple[Figures, Row]:
     runs = Rows(RESULTS / name).rows
     quantized = [
         r for r in runs if r["config"]["soft_epochs"] + r["config"]["hard_epochs"] and r["config"]["float_run"]
@@ -69,8 +69,8 @@ def rows() -> list[Row]:
         ("Fashion-MNIST 14 x 14, accuracy, %", "MLP of width 32", "%", _arena("fashion_small")),
         ("CIFAR-10 16 x 16, accuracy, %", "mixer of width 32", "%", _arena("cifar10_small")),
         ("CIFAR-10, fine-tuned 100 steps, accuracy, %", "ResNet-56", "%", _fine_tune("resnet56", 2e-4)),
-        ("CamVid, mean IoU, %", "U-shaped, 1.2 M weights", "%", _campaign("camvid", "mec")),
-        ("text8, bits per character (lower is better)", "Llama-like, 0.8 M", "", _campaign("text8", "mec_lloyd_max")),
+        ("CamVid, mean IoU, %", "U-shaped, 1.2 M weights", "%", _sweep("camvid", "mec")),
+        ("text8, bits per character (lower is better)", "Llama-like, 0.8 M", "", _sweep("text8", "mec_lloyd_max")),
     ]
     return [
         {"task": task, "network": network, "unit": unit, "figures": figures, "row": row}
