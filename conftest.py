@@ -1,4 +1,4 @@
-"""Settings of tests and examples: eight CPU devices, strict promotion, signatures checked. Set nowhere else."""
+"""Settings of tests and doctests: eight CPU devices, strict promotion, checked signatures; set nowhere else."""
 
 import os
 import shutil

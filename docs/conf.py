@@ -4,6 +4,7 @@ DOCS_PROSE=1 builds the prose alone: it imports nothing of the library, leaves o
 the notebooks.
 """
 
+import hashlib
 import os
 import sys
 import tomllib
@@ -39,6 +40,9 @@ if PROSE:
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off" if PROSE else "cache"
+# A notebook that was run is kept, as long as the library's code stays as it was.
+CODE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(HERE.parent.glob("mecq_jax/**/*.py"))))
+nb_execution_cache_path = str(HERE / "_build" / "notebooks" / CODE.hexdigest()[:16])
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove"  # notes of XLA on its own compilation

@@ -146,7 +146,7 @@ class _Loop:
             self.losses.append(metrics.loss)
             last = j == per_epoch - 1
             if j % LOG_STEPS == 0 or last:
-                _log(session.folder, course.offset + self.step, phase, metrics)
+                session.folder.log(course.offset + self.step, **metrics.as_floats(phase))
                 self._check_losses()
                 session.trace(self.state, course.trainer)
             done = self.epoch * per_epoch + j + 1
@@ -255,10 +255,3 @@ class _Loop:
         warnings.warn(
             f"{what} Rolled back to step {self.step}; {self.roll_backs} of {self.config.roll_backs} times", stacklevel=2
         )
-
-
-def _log(folder: RunFolder | Unwritten, step: int, phase: str, metrics: Any) -> None:
-    values = metrics.as_floats()
-    if phase != "soft":  # what is said of the assignment is of soft steps
-        values = {name: x for name, x in values.items() if name == "loss" or name in metrics.scalars}
-    folder.log(step, **values)

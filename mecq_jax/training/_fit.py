@@ -185,7 +185,7 @@ class _Loop:
             if (log or save) and not math.isfinite(loss := float(metrics.loss)):
                 raise FloatingPointError(f"the loss is {loss} at step {step} of {self.all_steps}; lower learning_rate")
             if log:
-                self.history.append(Progress(phase, step, self.all_steps, metrics.as_floats()))
+                self.history.append(Progress(phase, step, self.all_steps, metrics.as_floats(phase)))
                 self.progress(self.history[-1])
             if store is not None and save:
                 store.save(done, state)

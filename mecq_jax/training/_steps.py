@@ -77,10 +77,14 @@ class Metrics(NamedTuple):
     flips: Float[Array, ""]
     scalars: dict[str, Array]
 
-    def as_floats(self) -> dict[str, float]:
-        """Every metric by name, the loss function's scalars among them."""
+    def as_floats(self, phase: str) -> dict[str, float]:
+        """The metrics that mean something in a phase, by name; the loss function's scalars among them.
+
+        Outside of the soft phase nothing is assigned: there it is the loss and the scalars.
+        """
         values = self._asdict()
         scalars = values.pop("scalars")
+        values = values if phase == "soft" else {"loss": self.loss}
         return {name: float(value) for name, value in (values | scalars).items()}
 
 
