@@ -1,4 +1,4 @@
-"""The architecture: packages import one way, experiments use public names, no private name crosses packages."""
+"""The architecture: packages import one way, experiments and examples use public names, none private to a package."""
 
 import ast
 import subprocess
@@ -67,7 +67,14 @@ def place(name, order=LIBRARY):
 @pytest.mark.parametrize(("name", "path"), list(modules("mecq_jax")))
 def test_packages_import_one_way(name, path):
     for other in imported(path):
-        assert other.partition(".")[0] not in {"experiments", "sklearn", "matplotlib", "tensorflow_datasets", "rich"}
+        assert other.partition(".")[0] not in {
+            "experiments",
+            "examples",
+            "sklearn",
+            "matplotlib",
+            "tensorflow_datasets",
+            "rich",
+        }
         if name == "mecq_jax" or place(other) is None:
             continue
         assert place(name) is not None, f"{name} has no place in LIBRARY"
@@ -83,6 +90,11 @@ def test_experiments_import_one_way(name, path):
     for other in imported(path):
         if place(other, EXPERIMENTS) is not None and name.split(".")[:2] != other.split(".")[:2]:
             assert place(other, EXPERIMENTS) < place(name, EXPERIMENTS), f"{name} imports {other}"
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules("examples")))
+def test_examples_can_be_copied_without_the_experiments(name, path):
+    assert not [other for other in imported(path) if other.partition(".")[0] in {"experiments", "tests"}]
 
 
 def test_there_are_few_entry_points():
@@ -104,12 +116,12 @@ def test_one_function_gives_a_standard_deviation_over_runs():
     }
 
 
-@pytest.mark.parametrize(("name", "path"), [*modules("mecq_jax"), *modules("experiments")])
+@pytest.mark.parametrize(("name", "path"), [*modules("mecq_jax"), *modules("experiments"), *modules("examples")])
 def test_no_private_name_crosses_packages(name, path):
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for other in imported(path):
         parts = other.split(".")
-        if parts[0] not in ("mecq_jax", "mecq_reader", "experiments"):
+        if parts[0] not in ("mecq_jax", "mecq_reader", "experiments", "examples"):
             continue
         for i, part in enumerate(parts):
             if part.startswith("_") and not part.startswith("__"):
@@ -118,7 +130,7 @@ def test_no_private_name_crosses_packages(name, path):
                 break
 
 
-@pytest.mark.parametrize("folder", ["mecq_jax", "experiments", "tests"])
+@pytest.mark.parametrize("folder", ["mecq_jax", "experiments", "examples", "tests"])
 def test_files_stay_short(folder):
     long = {str(path): n for _, path in modules(folder) if (n := len(path.read_text().splitlines())) > 300}
     assert not long
