@@ -1,4 +1,4 @@
-"""The architecture: packages import one way, experiments and examples use public names, none private to a package."""
+"""The architecture: packages import one way, and private names stay in theirs; examples stand without experiments."""
 
 import ast
 import subprocess

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from urllib.request import urlopen
 
+import jax
 import numpy as np
 import pytest
 
