@@ -101,7 +101,14 @@ def test_experiments_import_one_way(name, path):
 @EVERY_LIBRARY_MODULE
 def test_the_library_needs_nothing_of_the_experiments(name, path):
     for other in imported(tree(path)):
-        assert other.partition(".")[0] not in {"experiments", "sklearn", "matplotlib", "tensorflow_datasets", "rich"}
+        assert other.partition(".")[0] not in {
+            "experiments",
+            "examples",
+            "sklearn",
+            "matplotlib",
+            "tensorflow_datasets",
+            "rich",
+        }
 
 
 @EVERY_LIBRARY_MODULE
@@ -111,12 +118,12 @@ def test_the_library_imports_at_the_top_of_files(name, path):
         assert any(within(other, package) for package in LAZY), f"{name} imports {other} inside a function"
 
 
-@pytest.mark.parametrize(("name", "path"), [*modules("mecq_jax"), *modules("experiments")])
+@pytest.mark.parametrize(("name", "path"), [*modules("mecq_jax"), *modules("experiments"), *modules("examples")])
 def test_no_private_name_crosses_packages(name, path):
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for other in imported(tree(path)):
         parts = other.split(".")
-        if parts[0] not in ("mecq_jax", "mecq_reader", "experiments"):
+        if parts[0] not in ("mecq_jax", "mecq_reader", "experiments", "examples"):
             continue
         private = next((i for i, part in enumerate(parts) if part.startswith("_") and not part.startswith("__")), None)
         assert private is None or within(package, ".".join(parts[:private])), f"{name} imports {other}"
@@ -133,10 +140,15 @@ def test_packages_offer_names_one_by_one(name, path):
             assert all(alias.asname == alias.name for alias in node.names), f"{name}: {ast.unparse(node)}"
 
 
-@pytest.mark.parametrize("folder", ["mecq_jax", "experiments", "tests"])
+@pytest.mark.parametrize("folder", ["mecq_jax", "experiments", "examples", "tests"])
 def test_files_stay_short(folder):
     lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for _, path in modules(folder)}
     assert not {path: n for path, n in lengths.items() if n > 300}
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules("examples")))
+def test_examples_can_be_copied_without_the_experiments(name, path):
+    assert not [other for other in imported(tree(path)) if other.partition(".")[0] in {"experiments", "tests"}]
 
 
 def test_there_are_few_entry_points():

@@ -14,19 +14,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-Cache = tuple[Array, Array]  # keys and values [b, context, heads, d] of one layer
 THETA = 10_000.0
 
 
-def rotate(x: Float[Array, "b t h d"], start: Int[Array, ""] | int = 0) -> Float[Array, "b t h d"]:
-    """Position p turns the pair (x_2i, x_2i+1) by the angle p theta^(-2i/d); the first of the t positions is `start`.
+def rotate(x: Float[Array, "b t h d"]) -> Float[Array, "b t h d"]:
+    """Position p turns the pair (x_2i, x_2i+1) by the angle p theta^(-2i/d).
 
     Pairs are neighbours, as in llama2.c. The product of a query and a key then depends on their distance alone.
     Source: Su et al., 2021, arXiv 2104.09864, equation 34.
     """
     t, d = x.shape[1], x.shape[3]
     angle = jnp.arange(0, d, 2, dtype=jnp.float32) / d
-    position = (start + jnp.arange(t)).astype(jnp.float32)
+    position = jnp.arange(t).astype(jnp.float32)
     angle = (position[:, None] * THETA ** -angle[None])[None, :, None]
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     even, odd = x[..., 0::2], x[..., 1::2]
@@ -51,22 +50,11 @@ class Attention(nnx.Module):
         self.query, self.key, self.value, self.out = linear(), linear(), linear(), linear()
         self.heads = heads
 
-    def __call__(self, x: Float[Array, "b t w"], start: Int[Array, ""] | int = 0, cache: Cache | None = None):
-        """What the t tokens from `start` on attend to, [b, t, w], and the keys and values up to them.
-
-        cache: those of the tokens before `start`; None: there are none.
-        """
+    def __call__(self, x: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
         b, t, w = x.shape
         q, k, v = (layer(x).reshape(b, t, self.heads, -1) for layer in (self.query, self.key, self.value))
-        q, k = rotate(q, start), rotate(k, start)
-        if cache is not None:
-            k, v = (
-                jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1)
-                for old, new in zip(cache, (k, v), strict=True)
-            )
-        seen = jnp.arange(k.shape[1])[None] <= start + jnp.arange(t)[:, None]
-        mixed = jax.nn.dot_product_attention(q, k, v, mask=seen[None, None])
-        return self.out(mixed.reshape(b, t, w)), (k, v)
+        mixed = jax.nn.dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
+        return self.out(mixed.reshape(b, t, w))
 
 
 class Block(nnx.Module):
@@ -80,65 +68,36 @@ class Block(nnx.Module):
         self.up = nnx.Linear(width, hidden, use_bias=False, rngs=rngs)
         self.down = nnx.Linear(hidden, width, use_bias=False, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b t w"], start: Int[Array, ""] | int = 0, cache: Cache | None = None):
-        mixed, cache = self.attention(self.attention_norm(x), start, cache)
-        x = x + mixed
+    def __call__(self, x: Float[Array, "b t w"]) -> Float[Array, "b t w"]:
+        x = x + self.attention(self.attention_norm(x))
         n = self.norm(x)
-        return x + self.down(nnx.silu(self.gate(n)) * self.up(n)), cache
+        return x + self.down(nnx.silu(self.gate(n)) * self.up(n))
 
 
 class Llama(nnx.Module):
     """tokens [b, t] -> logits of the token after each, [b, t, vocabulary].
 
-    hidden: width of the gated layer (None: 8/3 of `width`, up to a multiple of 32, so that the three matrices have as
-    many weights as two of 4 widths). tied: the head is the embedding's transpose.
+    The gated layer has 8/3 of `width`, up to a multiple of 32, so that its three matrices have as many weights as two
+    of 4 widths.
     """
 
-    def __init__(
-        self,
-        vocabulary: int,
-        width: int,
-        rngs: nnx.Rngs,
-        depth: int = 4,
-        heads: int | None = None,
-        hidden: int | None = None,
-        tied: bool = False,
-    ):
+    def __init__(self, vocabulary: int, width: int, rngs: nnx.Rngs, depth: int = 4, heads: int | None = None):
         heads = heads or max(width // 64, 1)
         if width % (2 * heads):
             raise ValueError(
                 f"width = {width} is not cut into {heads} heads of even size; choose a multiple of {2 * heads}"
             )
         self.embed = Embedding(vocabulary, width, rngs)
-        hidden = hidden or -(-8 * width // 96) * 32
+        hidden = -(-8 * width // 96) * 32
         self.blocks = nnx.List([Block(width, heads, hidden, rngs) for _ in range(depth)])
         self.norm = nnx.RMSNorm(width, epsilon=1e-5, rngs=rngs)
-        self.head = None if tied else nnx.Linear(width, vocabulary, use_bias=False, rngs=rngs)
+        self.head = nnx.Linear(width, vocabulary, use_bias=False, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t v"]:
         x = self.embed(tokens)
         for block in self.blocks:
-            x, _ = block(x)
-        return self.logits(x)
-
-    def step(self, tokens: Int[Array, "b t"], start: Int[Array, ""] | int, caches: list[Cache]):
-        """The logits of tokens that follow `start` earlier ones, and the caches with theirs; see `empty_caches`."""
-        x, new = self.embed(tokens), []
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x, cache = block(x, start, cache)
-            new.append(cache)
-        return self.logits(x), new
-
-    def logits(self, x: Float[Array, "b t w"]) -> Float[Array, "b t v"]:
-        """The head on the last block's stream."""
-        x = self.norm(x)
-        return x @ self.embed.kernel[...].T if self.head is None else self.head(x)
-
-    def empty_caches(self, batch: int, context: int) -> list[Cache]:
-        """Caches for `batch` texts of `context` tokens."""
-        heads, kernel = self.blocks[0].attention.heads, self.embed.kernel[...]
-        empty = jnp.zeros((batch, context, heads, kernel.shape[1] // heads), kernel.dtype)
-        return [(empty, empty) for _ in self.blocks]
+            x = block(x)
+        return self.head(self.norm(x))
 
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {

@@ -5,4 +5,4 @@ import sys
 from experiments.runtime.console import dispatch
 
 if __name__ == "__main__":
-    sys.exit(dispatch("experiments.published", ("fetch", "float_run", "study", "stories")))
+    sys.exit(dispatch("experiments.published", ("fetch", "float_run", "study")))

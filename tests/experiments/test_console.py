@@ -14,10 +14,10 @@ from experiments.runtime.run_folder import RunFolder
 
 PACKAGES = {
     "arena": ["--ablations", "--minutes"],
-    "published": ["fetch", "float_run", "study", "stories"],
+    "published": ["fetch", "float_run", "study"],
     "studies": ["iterations", "gradients", "passes", "relaxation", "grid"],
     "benchmarks": ["solver", "step", "input", "exported", "packed_matmul"],
-    "portability": ["check", "fuzz", "web"],
+    "portability": ["check"],
     "reporting": ["collect", "gallery", "pictures", "tables", "migrate"],
 }
 

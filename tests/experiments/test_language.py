@@ -45,43 +45,33 @@ def reference_attention(params, x, heads):
     return out.reshape(b, t, w) @ params["out"]["kernel"].astype(np.float64)
 
 
-def tiny(**options):
-    return llama.Llama(11, 8, nnx.Rngs(0), depth=2, heads=2, hidden=12, **options)
+def tiny():
+    return llama.Llama(11, 8, nnx.Rngs(0), depth=2, heads=2)
 
 
 def test_attention_with_rotary_positions_is_the_reference(rng):
     layer = llama.Attention(12, 3, nnx.Rngs(1))
     x = rng.normal(size=(2, 7, 12))
     params = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(layer)))
-    got, _ = layer(jnp.asarray(x, jnp.float32))
+    got = layer(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(got, reference_attention(params, x, 3), atol=2e-6)
 
 
 def test_a_query_and_a_key_meet_by_their_distance(rng):
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
-    near, far = (jnp.sum(llama.rotate(q, p + 3) * llama.rotate(k, p)) for p in (0, 90))
+    q, k = (llama.rotate(jnp.tile(x, (1, 100, 1, 1)))[0] for x in (q, k))
+    near, far = (jnp.sum(q[p + 3] * k[p]) for p in (0, 90))
     np.testing.assert_allclose(near, far, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_later_token_changes_no_earlier_logits(rng, tied):
-    model = tiny(tied=tied)
+def test_a_later_token_changes_no_earlier_logits(rng):
+    model = tiny()
     tokens = rng.integers(11, size=(2, 9))
     changed = tokens.copy()
     changed[:, 5] = (tokens[:, 5] + 1) % 11
     before, after = model(jnp.asarray(tokens)), model(jnp.asarray(changed))
     np.testing.assert_array_equal(before[:, :5], after[:, :5])
     assert np.all(np.abs(before[:, 5:] - after[:, 5:]).max(axis=(1, 2)) > 0)
-
-
-def test_steps_with_a_cache_give_the_logits_of_the_whole(rng):
-    model = tiny()
-    tokens = jnp.asarray(rng.integers(11, size=(2, 6)))
-    caches, logits = model.empty_caches(2, 6), []
-    for start, end in ((0, 3), (3, 4), (4, 6)):
-        part, caches = model.step(tokens[:, start:end], start, caches)
-        logits.append(part)
-    np.testing.assert_allclose(jnp.concatenate(logits, axis=1), model(tokens), atol=1e-6)
 
 
 def test_the_embedding_and_the_head_are_first_and_last():

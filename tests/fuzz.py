@@ -1,4 +1,4 @@
-"""Damaged and hostile packed files against the reader:  python -m experiments.portability fuzz [--files N] [--seed I]
+"""Damaged and hostile packed files against the reader:  python -m tests.fuzz [--files N] [--seed I]
 
 Small valid files are damaged (cut, bits flipped, bytes overwritten, zeros appended) or edited by someone who knows the
 format and makes the checksum right again (shapes, bits, offsets, names, dtypes, nesting: huge, negative, missing, of
@@ -7,19 +7,19 @@ edited file may also be another valid file, whose tensors then keep every invari
 the file and a fixed `BASE`, whatever sizes it declares.
 """
 
+import argparse
 import collections
 import copy
 import json
 import tempfile
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import mecq_reader
-from experiments.runtime import console
 from mecq_jax import storage
 from mecq_jax.granularity import Granularity, PerBlock, PerChannel, PerTensor, group_shape
 from mecq_jax.storage import QuantizedTensor
@@ -171,12 +171,10 @@ def fuzz(files: int, seed: int) -> collections.Counter:
     return counts
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line."""
-    parser = console.parser("portability fuzz", __doc__)
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     for (kind, what), count in sorted(fuzz(options.files, options.seed).items()):
         print(f"{kind:12} {what:20} {count:6}")
-    return 0

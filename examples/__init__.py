@@ -1,0 +1,1 @@
+"""Programs to copy from: each folder is one, python -m examples.NAME."""
