@@ -27,7 +27,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/ruff check --quiet .
 	$(VENV)/bin/mypy --strict mecq_reader.py mecq_jax
-	$(VENV)/bin/mypy experiments
+	$(VENV)/bin/mypy experiments examples
 
 # The site, into docs/_build, with warnings as errors; it runs the notebooks and the code on the pages.
 docs: $(READY)

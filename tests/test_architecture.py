@@ -39,6 +39,8 @@ ENTRY_POINTS = {
     *(f"experiments.{name}.__main__" for name in ("arena", "published", "studies", "benchmarks")),
     *(f"experiments.{name}.__main__" for name in ("portability", "reporting")),
 }
+# What the library knows nothing of.
+ABOVE = {"experiments", "examples", "sklearn", "matplotlib", "tensorflow_datasets", "rich"}
 # What the library takes from an extra, or for one kind of device, and so imports where it is used.
 LAZY = {"ott", "onnx", "onnxruntime", "jax.experimental.pallas.tpu", "jax.experimental.pallas.triton"}
 
