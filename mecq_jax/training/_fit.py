@@ -90,7 +90,7 @@ def fit(
       rules: `Rule`s by path, or one quantizer, which leaves the first and the last kernel float.
       steps: of all phases together.
       phases: steps of each phase; None is `Phases.of(steps)`. `Phases.of(steps, trained=True)` trains no float network.
-      model_state: what a tree's network carries, such as batch statistics; an NNX model carries its own.
+      model_state: what a tree's network carries, such as batch statistics; an NNX model carries its state itself.
       layout: the devices of a mesh and what is split over them; None is the default device.
       progress: called with each `Progress` as it comes.
       log_every: steps from one `Progress` to the next.

@@ -43,7 +43,7 @@ def loss_fn(params, model_state, batch, rng):
     return loss, (model_state, {})
 
 
-def trainer():
+def some_steps():
     return Steps(
         loss_fn=loss_fn,
         optimizer=optimizers(optax.adam(1e-3), optax.adam(1e-4)),
@@ -95,7 +95,7 @@ def gathered(compiled):
 
 def train_for_a_while(layout, granularity):
     """Losses of every step, the states before and after, and what the soft and the float step gather of weights."""
-    start, train = quantized(granularity), trainer()
+    start, train = quantized(granularity), some_steps()
     start = start if layout is None else layout.split(start, params())
     state = train.init(params(), start, {}, jax.random.key(0))
     every = list(batches())
@@ -157,7 +157,7 @@ def test_a_transformer_is_split_by_heads(rng):
     for layout in (None, Layout(mesh(2, 4), TENSOR_PARALLEL)):
         start = quantize_tree(weights, [Rule("blocks/.*(query|out|up)/kernel", MEC(k=4))])
         start = start if layout is None else layout.split(start, weights)
-        train = dataclasses.replace(trainer(), loss_fn=loss_fn)
+        train = dataclasses.replace(some_steps(), loss_fn=loss_fn)
         state = train.init(jax.tree.map(jnp.copy, weights), start, rest, jax.random.key(0))
         step, given = jax.jit(train.soft_step), batch
         if layout is not None:

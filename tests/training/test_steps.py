@@ -27,22 +27,22 @@ def setup(rng):
     x = rng.normal(size=(64, 6)).astype(np.float32)
     batch = {"x": jnp.asarray(x), "y": jnp.asarray(np.sin(x[:, :2]))}
     quantized = quantize_tree(params, [Rule("a/kernel", MEC(k=4))])
-    trainer = training.Steps(
+    steps = training.Steps(
         loss_fn=loss_fn,
         optimizer=training.optimizers(optax.sgd(0.1, momentum=0.9), optax.sgd(0.01)),
         temperature=training.geometric_decay(0.3, 0.01, 40),
         entropy_weight=optax.constant_schedule(0.01),
     )
-    state = trainer.init(params, quantized, {"mean": jnp.zeros(16, jnp.float32)}, jax.random.key(0))
-    return trainer, state, batch
+    state = steps.init(params, quantized, {"mean": jnp.zeros(16, jnp.float32)}, jax.random.key(0))
+    return steps, state, batch
 
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def test_soft_then_hard(setup):
-    trainer, state, batch = setup
-    soft, hard = jax.jit(trainer.soft_step), jax.jit(trainer.hard_step)
+    steps, state, batch = setup
+    soft, hard = jax.jit(steps.soft_step), jax.jit(steps.hard_step)
     losses = []
     for _ in range(40):
         state, metrics = soft(state, batch)
@@ -51,7 +51,7 @@ def test_soft_then_hard(setup):
     assert 0 <= float(metrics.flips) <= 1 and float(metrics.marginal_error) < 0.05 and float(metrics.entropy) < 1
     np.testing.assert_allclose(metrics.temperature, 0.01, rtol=1e-4)
 
-    state = jax.jit(trainer.refresh_codes)(state)
+    state = jax.jit(steps.refresh_codes)(state)
     frozen, weights, levels = (
         state.quantized.codes["a/kernel"],
         state.params["a"]["kernel"],
@@ -62,16 +62,16 @@ def test_soft_then_hard(setup):
     np.testing.assert_array_equal(state.quantized.codes["a/kernel"], frozen)
     np.testing.assert_array_equal(state.params["a"]["kernel"], weights)
     assert not np.array_equal(state.quantized.parameters["a/kernel"]["levels"], levels)
-    used = leaves_by_path(trainer.hard_params(state))["a/kernel"]
+    used = leaves_by_path(steps.hard_params(state))["a/kernel"]
     assert len(np.unique(np.asarray(used))) <= 4
     np.testing.assert_allclose(
-        loss_fn(trainer.hard_params(state), state.model_state, batch, None)[0], metrics.task, rtol=0.2
+        loss_fn(steps.hard_params(state), state.model_state, batch, None)[0], metrics.task, rtol=0.2
     )
 
 
 def test_float_step_leaves_levels_alone(setup):
-    trainer, state, batch = setup
-    new, metrics = jax.jit(trainer.float_step)(state, batch)
+    steps, state, batch = setup
+    new, metrics = jax.jit(steps.float_step)(state, batch)
     np.testing.assert_array_equal(
         new.quantized.parameters["a/kernel"]["levels"], state.quantized.parameters["a/kernel"]["levels"]
     )
@@ -80,8 +80,8 @@ def test_float_step_leaves_levels_alone(setup):
 
 
 def test_reestimate_moves_the_statistics_alone(setup):
-    trainer, state, batch = setup
-    hard = trainer.hard_params(state)
+    steps, state, batch = setup
+    hard = steps.hard_params(state)
     moved = training.reestimate_batch_stats(loss_fn, hard, state.model_state, [batch] * 100, jax.random.key(1))
     hidden = jnp.tanh(batch["x"] @ hard["a"]["kernel"])
     np.testing.assert_allclose(moved["mean"], hidden.mean(axis=0), atol=1e-4)
