@@ -109,7 +109,7 @@ class Steps:
       ...               temperature=optax.constant_schedule(0.1), entropy_weight=optax.constant_schedule(0.0))
       >>> state = steps.init(params, quantize_tree(params, [Rule("kernel", MEC(bits=1))]))
       >>> state, metrics = jax.jit(steps.soft_step)(state, jnp.ones((2, 4)))
-      >>> int(state.step), bool(metrics.loss >= 0), round(metrics.as_floats()["temperature"], 2)
+      >>> int(state.step), bool(metrics.loss >= 0), round(metrics.as_floats("soft")["temperature"], 2)
       (1, True, 0.1)
     """
 
