@@ -55,7 +55,7 @@ def bar(**_):
         if mode == "full" and what == "quantized (soft)" and done == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (n, n))
     yield progress
-train.bar = bar
+train.console.bar = bar
 sys.exit(train.main(["--config", config, "--folder", folder, "--resume"]))
 """
 
@@ -171,8 +171,7 @@ def test_fifty_kills(launcher, whole, tmp_path):
 
 def test_sigterm_saves_the_step_and_says_so(launcher, whole, tmp_path):
     process = launcher.start(tmp_path / "run")
-    while not process.stdout.readline().startswith("quantized (soft) 3"):
-        pass
+    assert any(line.startswith("quantized (soft) 3") for line in process.stdout)
     process.terminate()
     steps, errors = process.communicate(timeout=300)
     assert process.returncode == EXIT_STATUS, errors
