@@ -89,7 +89,7 @@ def tuned(shape: Shape, arrays: Arrays, kernels: Arrays, embed: Arrays, texts: n
         temperature=(0.1, TEMPERATURE),
         entropy_weight=0.0,
         log_every=10,
-        progress=lambda p: print(f"  {p.phase} step {p.step} of {p.steps}: KL {p.metrics['task']:.4f}", flush=True),
+        progress=lambda p: print(f"  {p.phase} step {p.step} of {p.steps}: loss {p.metrics['loss']:.4f}", flush=True),
     ).tensors
 
 

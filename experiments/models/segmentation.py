@@ -10,6 +10,7 @@ from flax import nnx
 
 import mecq_reader
 from experiments.config import Config
+from experiments.data.names import by_path
 from experiments.models.deeplab import DeepLab
 from experiments.models.segformer import SegFormer
 from experiments.models.unet import PatchUNet
@@ -44,7 +45,7 @@ def made(config: Config, classes: int) -> nnx.Module:
         raise FileNotFoundError(f"encoder_run = {config.encoder_run!r} holds no float.safetensors; finish it first")
     if not hasattr(model, "encoder"):
         raise ValueError(f"model = {config.model!r} has no encoder that another run could give; leave encoder_run out")
-    there = {name.partition("/")[2]: array for name, array in mecq_reader.read_dense(path).items()}
+    there = by_path(mecq_reader.read_dense(path))
     found = []
     for where, leaf in nnx.to_flat_state(nnx.state(model.encoder, (nnx.Param, nnx.BatchStat))):
         name = "/".join(map(str, where))

@@ -27,11 +27,11 @@ from matplotlib.axes import Axes
 import mecq_reader
 from experiments import config as configs
 from experiments.data.colours import CYCLE
+from experiments.data.names import by_path
 from experiments.reporting.plots import caption, panels, save
 from experiments.reporting.rows import section
 from experiments.runtime.formatting import significant
 from experiments.training import run as runs
-from experiments.training.run import by_path
 from mecq_jax import quantizers, transport
 
 DIGITS = configs.CONFIGS / "digits_cnn.py"

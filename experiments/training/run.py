@@ -13,6 +13,7 @@ import numpy as np
 
 import mecq_reader
 from experiments.config import Config
+from experiments.data.names import by_path
 from experiments.runtime.devices import ONE, Devices
 from experiments.runtime.run_folder import RunFolder, Unwritten, read_metrics
 from experiments.tasks import registry as tasks
@@ -161,11 +162,6 @@ def _copy(tree_: Any) -> Any:
 def named(params: Any, model_state: Any) -> dict[str, Any]:
     """The leaves of both trees by path, which is how a file and `mecq_jax.nn` name them."""
     return leaves_by_path(params) | leaves_by_path(model_state)
-
-
-def by_path(dense: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of a file by path, also of one that was written when the two trees had a prefix each."""
-    return {name.removeprefix("params/").removeprefix("state/"): array for name, array in dense.items()}
 
 
 def unflatten(dense: Mapping[str, Any], task: Task) -> tuple[Any, Any]:

@@ -66,7 +66,8 @@ def same(folder, other):
     ours, theirs = (mecq_reader.read_dense(f / "model.safetensors") for f in (folder, other))
     for name, value in theirs.items():
         near = np.isclose(ours[name], value, rtol=2e-2, atol=2e-3)
-        assert near.mean() > 0.995, name  # a weight on a border may take the next level
+        # A weight on a border may take the next level, and move a statistic or two.
+        assert np.sum(~near) <= max(1, 0.005 * near.size), name
 
 
 @pytest.fixture(scope="module")
