@@ -65,9 +65,10 @@ def same(folder, other):
     np.testing.assert_allclose(losses(folder), losses(other), rtol=2e-3)
     ours, theirs = (mecq_reader.read_dense(f / "model.safetensors") for f in (folder, other))
     for name, value in theirs.items():
-        near = np.isclose(ours[name], value, rtol=2e-2, atol=2e-3)
-        # A weight on a border may take the next level, and move a statistic or two.
-        assert np.sum(~near) <= max(1, 0.005 * near.size), name
+        # A weight on a border may take the next level, which moves the statistics of a channel or two.
+        far = ~np.isclose(ours[name], value, rtol=2e-2, atol=2e-3)
+        allowed = 2 if name.endswith(("/mean", "/var")) else 0.005 * far.size
+        assert far.sum() <= allowed, name
 
 
 @pytest.fixture(scope="module")
