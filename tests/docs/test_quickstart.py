@@ -26,7 +26,7 @@ def blocks(library):
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("library", ["Flax NNX", pytest.param("Flax Linen", marks=pytest.mark.fast), "Equinox"])
+@pytest.mark.parametrize("library", ["Flax NNX", "Flax Linen", "Equinox"])
 def test_its_code_runs_as_it_stands(library, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if library == "Equinox":

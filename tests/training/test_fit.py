@@ -12,7 +12,7 @@ from mecq_jax import MEC, Rule, fit, load, nn, save
 from mecq_jax.storage import QuantizedTensor
 from mecq_jax.training import Layout, Phases
 
-pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("standard_promotion")]
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 STEPS = 64
 
 
