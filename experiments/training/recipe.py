@@ -1,5 +1,6 @@
 """From a config to the steps of training: the phases, their optimizers and their schedules."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,8 @@ def quantized_trainer(config: Config, loss_fn: LossFn, per_epoch: int) -> Steps:
 
 def float_trainer(config: Config, loss_fn: LossFn, steps: int, peak: float) -> Steps:
     """The steps of a float network."""
-    return _steps(config, loss_fn, steps, 0, peak)
+    idle = optax.constant_schedule(0.0)  # nothing is assigned
+    return dataclasses.replace(_steps(config, loss_fn, steps, 0, peak), temperature=idle, entropy_weight=idle)
 
 
 def _steps(config: Config, loss_fn: LossFn, soft_steps: int, hard_steps: int, peak: float) -> Steps:

@@ -65,10 +65,8 @@ def same(folder, other):
     np.testing.assert_allclose(losses(folder), losses(other), rtol=2e-3)
     ours, theirs = (mecq_reader.read_dense(f / "model.safetensors") for f in (folder, other))
     for name, value in theirs.items():
-        # A weight on a border may take the next level, which moves the statistics of a channel or two.
-        far = ~np.isclose(ours[name], value, rtol=2e-2, atol=2e-3)
-        allowed = 2 if name.endswith(("/mean", "/var")) else 0.005 * far.size
-        assert far.sum() <= allowed, name
+        near = np.isclose(ours[name], value, rtol=2e-2, atol=2e-3)
+        assert near.mean() > 0.995, name  # a weight on a border may take the next level
 
 
 @pytest.fixture(scope="module")
