@@ -34,7 +34,7 @@ from experiments.runtime.divergence import Diverged
 from experiments.runtime.interruption import EXIT_STATUS, Interrupted, stop_on_sigterm
 from experiments.tasks import registry as tasks
 from experiments.training import run as runs
-from mecq_jax.training import writes
+from mecq_jax.training import CheckpointError, writes
 
 
 def _quiet_orbax() -> None:
@@ -121,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(stopped, file=sys.stderr)
         return EXIT_STATUS
     except (ValueError, OSError, Diverged) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        how = " by --resume" if isinstance(error, CheckpointError) else ""  # the library knows no command line
+        print(f"error: {error}{how}", file=sys.stderr, flush=True)
         if jax.process_count() > 1:
             os._exit(2)  # a clean end would wait minutes for the other processes, which wait for this one
         return 2

@@ -213,7 +213,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint(launcher, whole
     process = launcher.start(folder, "full", 3000)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in errors
-    assert str(folder) in errors and "free space" in errors and "resume" in errors
+    assert str(folder) in errors and "free space" in errors and "--resume" in errors
     assert Checkpoints(folder / "checkpoints" / "quantized").steps()
     launcher.finish(folder)
     assert_same_run(folder, whole)
