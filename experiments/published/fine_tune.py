@@ -5,13 +5,13 @@ from itertools import count
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import Config
 from experiments.data.in_memory import Batch
 from experiments.tasks.base import Task
 from experiments.training import recipe
+from experiments.training.run import copied
 from mecq_jax.params import Quantized, quantize_tree
 from mecq_jax.training import Metrics, TrainState, run_phases
 
@@ -34,7 +34,7 @@ def fine_tune(
         raise ValueError("soft_epochs = hard_epochs = 0: a fine-tune has at least one step")
     quantized = quantize_tree(task.params, config.rules(task.order))
     steps = recipe.quantized_trainer(config, task.loss_fn, 1)
-    params, model_state = jax.tree.map(lambda x: jnp.array(x, copy=True), (task.params, task.model_state))
+    params, model_state = copied((task.params, task.model_state))
     state = steps.init(params, quantized, model_state, jax.random.key(config.seed))
 
     def each(done: int, phase: str, state: TrainState, metrics: Metrics) -> None:

@@ -12,7 +12,10 @@ from experiments.runtime.formatting import mean_std
 from experiments.runtime.run_folder import read_metrics
 
 Figures = Mapping[str, Sequence[float]]  # 'float', 'mec', 'lsq': a figure for each seed
-NOTE = "n: seeds; mean ± sample standard deviation. Commit: of the code that made the method's rows."
+NOTE = """All figures are measured. n: seeds; mean ± sample standard deviation. Hardware: as the rows record it.
+Commit: of the code that made the method's rows, + with changes that were not committed. The commands, row by row:
+
+"""
 
 
 def _arena(name: str) -> tuple[Figures, Row]:
@@ -58,31 +61,52 @@ def _demo() -> tuple[Figures, Row]:
 
     figures = {"float": last("mec_*", "final_float_accuracy"), "mec": last("mec_*", "final_hard_accuracy")}
     of = json.loads((folder / "mec_0" / "versions.json").read_text())
-    row = {"versions": of, "device": of["device"]["kind"], "cores": 2}
-    return figures | {"lsq": last("lsq_*", "final_hard_accuracy")}, row
+    return figures | {"lsq": last("lsq_*", "final_hard_accuracy")}, {"versions": of}
 
 
 def rows() -> list[Row]:
     """A row for every task."""
+    arena = "experiments.arena experiments/configs/arena"
     found: list[tuple[str, str, str, tuple[Figures, Row]]] = [
-        ("digits, accuracy, %", "small CNN", "%", _demo()),
-        ("Fashion-MNIST 14 x 14, accuracy, %", "MLP of width 32", "%", _arena("fashion_small")),
-        ("CIFAR-10 16 x 16, accuracy, %", "mixer of width 32", "%", _arena("cifar10_small")),
-        ("CIFAR-10, fine-tuned 100 steps, accuracy, %", "ResNet-56", "%", _fine_tune("resnet56", 2e-4)),
-        ("CamVid, mean IoU, %", "U-shaped, 1.2 M weights", "%", _sweep("camvid", "mec")),
-        ("text8, bits per character (lower is better)", "Llama-like, 0.8 M", "", _sweep("text8", "mec_lloyd_max")),
+        ("digits, accuracy, %", "small CNN", "experiments.demo", _demo()),
+        ("Fashion-MNIST 14 x 14, accuracy, %", "MLP of width 32", f"{arena}/fashion_small.py", _arena("fashion_small")),
+        ("CIFAR-10 16 x 16, accuracy, %", "mixer of width 32", f"{arena}/cifar10_small.py", _arena("cifar10_small")),
+        (
+            "CIFAR-10, fine-tuned 100 steps, accuracy, %",
+            "ResNet-56",
+            "experiments.published study --bits='(2,)' --seeds=3",
+            _fine_tune("resnet56", 2e-4),
+        ),
+        ("CamVid, mean IoU, %", "U-shaped, 1.2 M weights", "experiments.sweep camvid", _sweep("camvid", "mec")),
+        (
+            "text8, bits per character (lower is better)",
+            "Llama-like, 0.8 M",
+            "experiments.sweep text8",
+            _sweep("text8", "mec_lloyd_max"),
+        ),
     ]
     return [
-        {"task": task, "network": network, "unit": unit, "figures": figures, "row": row}
-        for task, network, unit, (figures, row) in found
+        {"task": task, "network": network, "command": f"python -m {command}", "figures": figures, "row": row}
+        for task, network, command, (figures, row) in found
     ]
 
 
 def _shown(which: str) -> Callable[[Row], str]:
     def show(row: Row) -> str:
-        return mean_std(row["figures"][which], ".2f" if row["unit"] else ".3f", 100.0 if row["unit"] else 1.0)
+        percent = row["task"].endswith("%")
+        return mean_std(row["figures"][which], ".2f" if percent else ".3f", 100.0 if percent else 1.0)
 
     return show
+
+
+def _hardware(row: Row) -> str:
+    kind, cores = row["row"]["versions"]["device"]["kind"], row["row"].get("cores")
+    return f"{kind}, {cores} cores" if cores else kind
+
+
+def _commit(row: Row) -> str:
+    git = row["row"]["versions"]["git"]
+    return git["commit"][:7] + "+" * git["dirty"]
 
 
 COLUMNS: Columns = {
@@ -92,12 +116,13 @@ COLUMNS: Columns = {
     "MEC": _shown("mec"),
     "LSQ": _shown("lsq"),
     "n": lambda r: str(len(r["figures"]["mec"])),
-    "hardware": lambda r: f"{r['row'].get('cores') or 2} {r['row'].get('device') or 'cpu'} cores",
-    "commit": lambda r: r["row"]["versions"]["git"]["commit"][:7],
+    "hardware": _hardware,
+    "commit": _commit,
 }
 PATH: Path = RESULTS / "summary.md"
 
 
 def text() -> str:
     """The table and what its columns mean."""
-    return f"{table(COLUMNS, rows())}\n{NOTE}\n"
+    found = rows()
+    return f"{table(COLUMNS, found)}\n{NOTE}" + "".join(f"    {row['command']}\n" for row in found)

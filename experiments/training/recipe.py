@@ -1,13 +1,12 @@
 """From a config to the steps of training: the phases, their optimizers and their schedules."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import optax
 
 from experiments.config import Config
-from mecq_jax.training import LossFn, Steps, quantized_steps
+from mecq_jax.training import LossFn, Steps, float_steps, quantized_steps
 
 
 def phases(config: Config) -> list[str]:
@@ -19,16 +18,17 @@ def quantized_trainer(config: Config, loss_fn: LossFn, per_epoch: int) -> Steps:
     """The steps of the soft and hard phases at `per_epoch` steps an epoch; numbers of the config may be traced."""
     order = phases(config)
     soft_steps, hard_steps = (per_epoch * order.count(phase) for phase in ("soft", "hard"))
-    return _steps(config, loss_fn, soft_steps, hard_steps, config.learning_rate)
+    return quantized_steps(loss_fn, soft_steps, hard_steps, **_numbers(config, config.learning_rate))
 
 
 def float_trainer(config: Config, loss_fn: LossFn, steps: int, peak: float) -> Steps:
     """The steps of a float network."""
-    idle = optax.constant_schedule(0.0)  # nothing is assigned
-    return dataclasses.replace(_steps(config, loss_fn, steps, 0, peak), temperature=idle, entropy_weight=idle)
+    return float_steps(loss_fn, steps, **_numbers(config, peak))
 
 
-def _steps(config: Config, loss_fn: LossFn, soft_steps: int, hard_steps: int, peak: float) -> Steps:
+def _numbers(config: Config, peak: Any) -> dict[str, Any]:
+    """The config's optimizers and numbers, by the names that they have in `quantized_steps`."""
+
     def decaying(decay: Any) -> Callable[[optax.Schedule], optax.GradientTransformation]:
         def make(schedule: optax.Schedule) -> optax.GradientTransformation:
             if config.optimizer == "adam":
@@ -37,18 +37,15 @@ def _steps(config: Config, loss_fn: LossFn, soft_steps: int, hard_steps: int, pe
 
         return make
 
-    return quantized_steps(
-        loss_fn,
-        soft_steps,
-        hard_steps,
-        learning_rate=peak,
-        optimizer=decaying(config.weight_decay),
-        levels_optimizer=decaying(0.0),
-        levels_rate=config.levels_rate,
-        hard_rate=config.hard_rate,
-        warmup=config.warmup,
-        clip=config.clip,
-        temperature=(config.temperature_start, config.temperature_end),
-        hold=config.temperature_hold,
-        entropy_weight=config.entropy_weight,
-    )
+    return {
+        "learning_rate": peak,
+        "optimizer": decaying(config.weight_decay),
+        "levels_optimizer": decaying(0.0),
+        "levels_rate": config.levels_rate,
+        "hard_rate": config.hard_rate,
+        "warmup": config.warmup,
+        "clip": config.clip,
+        "temperature": (config.temperature_start, config.temperature_end),
+        "hold": config.temperature_hold,
+        "entropy_weight": config.entropy_weight,
+    }

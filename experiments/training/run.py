@@ -100,7 +100,7 @@ def _float_phase(session: Session, resume: bool) -> tuple[Any, Any]:
         return trained
     steps = config.float_epochs * task.steps_per_epoch
     trainer = float_trainer(config, task.loss_fn, steps, config.float_learning_rate)
-    state = trainer.init(_copy(task.params), None, _copy(task.model_state), jax.random.key(config.seed))
+    state = trainer.init(copied(task.params), None, copied(task.model_state), jax.random.key(config.seed))
     evaluate = {"float": lambda s: (s.params, s.model_state)}
     parts = [("float", trainer.float_step, config.float_epochs)]
     state = train(session, Course("float", parts, trainer, evaluate, offset=0), state, resume)
@@ -114,7 +114,7 @@ def _quantized_phases(session: Session, params: Any, model_state: Any, float_sco
     task, config = session.task, session.task.config
     quantized = session.devices.split(quantize_tree(params, config.rules(task.order)), params)
     trainer = quantized_trainer(config, task.loss_fn, task.steps_per_epoch)
-    state = trainer.init(_copy(params), quantized, _copy(model_state), jax.random.key(config.seed + 1))
+    state = trainer.init(copied(params), quantized, copied(model_state), jax.random.key(config.seed + 1))
     steps = {"soft": trainer.soft_step, "hard": trainer.hard_step}
     order = phases(config)
     parts = [(name, steps[name], order.count(name)) for name in ("soft", "hard")]
@@ -128,7 +128,7 @@ def _quantized_phases(session: Session, params: Any, model_state: Any, float_sco
 def _finish(session, trainer, state, float_params, float_score, offset) -> Result:
     """Hard weights and what they are worth."""
     task, config, root = session.task, session.task.config, session.folder.root
-    state = _copy(host_copy(state._replace(opt_state=None, rng=None)))  # whole, on every device
+    state = copied(host_copy(state._replace(opt_state=None, rng=None)))  # whole, on every device
     if "hard" not in phases(config):
         state = jax.jit(trainer.refresh_codes)(state)
     hard, hard_params = state.quantized.to_tensors(state.params), trainer.hard_params(state)
@@ -154,7 +154,7 @@ def _finish(session, trainer, state, float_params, float_score, offset) -> Resul
     return of_first(written)
 
 
-def _copy(tree_: Any) -> Any:
+def copied(tree_: Any) -> Any:
     """Fresh arrays: the train step donates its state's buffers."""
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree_)
 

@@ -15,6 +15,7 @@ from mecq_jax.training._losses import coding_length as coding_length
 from mecq_jax.training._losses import distillation as distillation
 from mecq_jax.training._optimizers import optimizers as optimizers
 from mecq_jax.training._phases import Phases as Phases
+from mecq_jax.training._phases import float_steps as float_steps
 from mecq_jax.training._phases import quantized_steps as quantized_steps
 from mecq_jax.training._phases import run_phases as run_phases
 from mecq_jax.training._processes import of_first as of_first

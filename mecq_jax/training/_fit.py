@@ -24,7 +24,7 @@ from mecq_jax.params import Rule, default_rules, parameters_by_path, quantize_tr
 from mecq_jax.quantizers import Quantizer
 from mecq_jax.training._checkpoints import Checkpoints
 from mecq_jax.training._functional import functional
-from mecq_jax.training._phases import Phases, quantized_steps, run_phases
+from mecq_jax.training._phases import Phases, float_steps, quantized_steps, run_phases
 from mecq_jax.training._sharding import Layout
 from mecq_jax.training._steps import Metrics, Steps, TrainState
 
@@ -131,7 +131,7 @@ def fit(
     float_key, key = jax.random.split(jax.random.key(seed))
     params, carried = net.params, net.model_state
     if phases.float_steps:
-        float_training = quantized_steps(net.loss_fn, phases.float_steps, 0, **recipe)
+        float_training = float_steps(net.loss_fn, phases.float_steps, **recipe)
         state = float_training.init(_copied(params), None, _copied(carried), float_key)
         state = loop.train("float", float_training, state, ["float"] * phases.float_steps)
         params, carried = state.params, state.model_state

@@ -1,5 +1,6 @@
 """The phases of training by their numbers of steps: schedules, steps, and the loop over them."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -108,6 +109,25 @@ def quantized_steps(
         temperature=geometric_decay(*temperature, max(1, soft_steps), hold),
         entropy_weight=optax.linear_schedule(0.0, entropy_weight, max(1, soft_steps)),
     )
+
+
+def float_steps(loss_fn: LossFn, steps: int, **recipe: Any) -> Steps:
+    """The `Steps` of a float phase: as `quantized_steps`, with schedules that stay at 0, since nothing is assigned.
+
+    Args:
+      loss_fn: (params, model_state, batch, rng) -> (loss, (model_state, scalars)).
+      steps: of the phase.
+      recipe: numbers of `quantized_steps`; those of the assignment mean nothing here.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from mecq_jax.training import float_steps
+      >>> steps = float_steps(lambda p, s, b, r: (jnp.sum(p["w"]), (s, {})), 100, learning_rate=0.1)
+      >>> float(steps.temperature(50))
+      0.0
+    """
+    idle = optax.constant_schedule(0.0)
+    return dataclasses.replace(quantized_steps(loss_fn, steps, 0, **recipe), temperature=idle, entropy_weight=idle)
 
 
 def run_phases(

@@ -27,7 +27,6 @@ from mecq_jax.quantizers import Diagnostics
 Batch = Any  # what the loss function takes: any pytree of arrays
 # (params, model_state, batch, rng) -> (task loss, (model_state, scalars to report))
 LossFn = Callable[[Any, Any, Batch, Key[Array, ""]], tuple[Float[Array, ""], tuple[Any, dict[str, Array]]]]
-PHASES = ("float", "soft", "hard")
 
 
 class TrainState(NamedTuple):
